@@ -1,0 +1,126 @@
+/// C[i][lane] (+)= sum over p of A(i, p) * B[p][lane], for `rows` rows and `vectors` vectors of lanes.
+///
+/// Every matrix product of attention has this shape. A is read one scalar at a time with any strides, so it may be the
+/// caller's own memory; B and C have contiguous lanes. Each element is summed in order of p, whatever the register tile.
+public struct BlockProduct<Element: AttentionElement> {
+  public var a: UnsafePointer<Element>
+  public var aRowStride: Int
+  public var aDepthStride: Int
+  public var b: UnsafePointer<Element>
+  public var bStride: Int
+  public var c: UnsafeMutablePointer<Element>
+  public var cStride: Int
+  public var rows: Int
+  public var vectors: Int
+  public var depth: Int
+  public var accumulates: Bool
+
+  public init(
+    a: UnsafePointer<Element>, rowStride: Int, depthStride: Int, rows: Int, depth: Int, vectors: Int,
+    b: UnsafePointer<Element>, bStride: Int, c: UnsafeMutablePointer<Element>, cStride: Int, accumulates: Bool
+  ) {
+    self.a = a
+    aRowStride = rowStride
+    aDepthStride = depthStride
+    self.b = b
+    self.bStride = bStride
+    self.c = c
+    self.cStride = cStride
+    self.rows = rows
+    self.vectors = vectors
+    self.depth = depth
+    self.accumulates = accumulates
+  }
+}
+
+/// Rows of the caller's memory (a block of queries, of gradients, of bias) that lie at irregular places, because the
+/// heads of a group are packed into one block: row r starts at `base + offsets[r]`, its elements are `stride` apart.
+public struct ScatteredRows<Element: AttentionElement> {
+  public var base: UnsafeMutablePointer<Element>
+  public var offsets: UnsafePointer<Int>
+  public var stride: Int
+  public var rows: Int
+  public var columns: Int
+
+  public init(
+    base: UnsafeMutablePointer<Element>, offsets: UnsafePointer<Int>, stride: Int, rows: Int, columns: Int
+  ) {
+    self.base = base
+    self.offsets = offsets
+    self.stride = stride
+    self.rows = rows
+    self.columns = columns
+  }
+}
+
+/// A workspace matrix with queries in the lanes: element (row, lane) at `base[row * stride + lane]`.
+public struct LaneMatrix<Element: AttentionElement> {
+  public var base: UnsafeMutablePointer<Element>
+  public var stride: Int
+
+  public init(base: UnsafeMutablePointer<Element>, stride: Int) {
+    self.base = base
+    self.stride = stride
+  }
+}
+
+/// The scores of one panel of queries against some keys of a block, and the running softmax state of those queries.
+public struct PanelScores<Element: AttentionElement> {
+  /// [key][lane]; keys `firstKey ..< endKey` of the block are in use.
+  public var scores: LaneMatrix<Element>
+  public var firstKey: Int
+  public var endKey: Int
+  /// Vectors of query lanes in use, 1...3.
+  public var vectors: Int
+  /// Bit j of word [j / 32][lane]: may the lane's query attend to key j of the block. Nil: all may.
+  public var visibility: UnsafePointer<UInt32>?
+  /// Lanes between the two halves of `visibility`.
+  public var visibilityStride: Int
+
+  public init(
+    scores: LaneMatrix<Element>, firstKey: Int, endKey: Int, vectors: Int,
+    visibility: UnsafePointer<UInt32>?, visibilityStride: Int
+  ) {
+    self.scores = scores
+    self.firstKey = firstKey
+    self.endKey = endKey
+    self.vectors = vectors
+    self.visibility = visibility
+    self.visibilityStride = visibilityStride
+  }
+}
+
+/// The running softmax of a panel: row maximum m (base-2 logarithm units), row sum l and the accumulator o = [d][lane].
+public struct SoftmaxState<Element: AttentionElement> {
+  public var maximum: UnsafeMutablePointer<Element>
+  public var sum: UnsafeMutablePointer<Element>
+  public var output: LaneMatrix<Element>
+  public var outputRows: Int
+
+  public init(
+    maximum: UnsafeMutablePointer<Element>, sum: UnsafeMutablePointer<Element>,
+    output: LaneMatrix<Element>, outputRows: Int
+  ) {
+    self.maximum = maximum
+    self.sum = sum
+    self.output = output
+    self.outputRows = outputRows
+  }
+}
+
+/// What the softmax's derivative needs besides the scores of a panel.
+public struct SoftmaxGradient<Element: AttentionElement> {
+  /// dP on entry, dS on return; laid out as the scores, which become P.
+  public var gradient: LaneMatrix<Element>
+  /// Per lane: lse in base-2 units (+inf for rows that attend to nothing), and delta = rowsum(dO * O).
+  public var logSumExp: UnsafePointer<Element>
+  public var delta: UnsafePointer<Element>
+
+  public init(
+    gradient: LaneMatrix<Element>, logSumExp: UnsafePointer<Element>, delta: UnsafePointer<Element>
+  ) {
+    self.gradient = gradient
+    self.logSumExp = logSumExp
+    self.delta = delta
+  }
+}

@@ -1,0 +1,63 @@
+import AttentionBlocks
+
+/// Additive bias, value and derivative (docs/Algorithm.md, "Bias"):
+///   s = s + bias        in base-2 units: bias * log2(e)
+///   dBias = dS          summed over the dimensions along which bias is broadcast
+
+/// scores[key][lane] += log2(e) * bias[lane][key].
+@inline(never)
+func addBias<V: LaneVector>(_ bias: ScatteredRows<V.Scalar>, _ panel: PanelScores<V.Scalar>, _: V.Type) {
+  let log2e = V(repeating: 1.4426950408889634)
+  withTileScratch(matrixStride: V.lanes, V.self) { scratch in
+    // The staging tile of transposeRows and its destination must not be the same memory.
+    withUnsafeTemporaryAllocation(of: V.Scalar.self, capacity: V.lanes &* V.lanes) { buffer in
+      guard let transposed = buffer.baseAddress else { return }
+      forEachTile(bias.rows, bias.columns, side: V.lanes) { row, column, _, columnCount in
+        transposeRows(bias, row: row, column: column, to: transposed, scratch.tileOffsets, log2e, scratch)
+        for c in 0..<columnCount {
+          let key = panel.firstKey &+ column &+ c
+          let score = panel.scores.base + (key &* panel.scores.stride &+ row)
+          (V.load(score) + V.load(transposed + c &* V.lanes)).store(score)
+        }
+      }
+    }
+  }
+}
+
+/// rows[lane][key] += dS[key][lane] for the panel's keys. Elements that share memory because bias is broadcast get
+/// their sum: first within a tile, then into memory, which keeps long sums accurate.
+@inline(never)
+func addBiasGradient<V: LaneVector>(
+  _ gradient: ScatteredRows<V.Scalar>, _ panel: PanelScores<V.Scalar>, _: V.Type
+) {
+  withTileScratch(matrixStride: panel.scores.stride, V.self) { scratch in
+    forEachTile(gradient.rows, gradient.columns, side: V.lanes) { row, column, rowCount, columnCount in
+      let source = panel.scores.base + ((panel.firstKey &+ column) &* panel.scores.stride &+ row)
+      V.transpose(source, scratch.matrixOffsets, to: scratch.tile, scratch.tileOffsets, factor: V(repeating: 1))
+      for r in 0..<rowCount {
+        let values = scratch.tile + r &* V.lanes
+        let offset = gradient.offsets[row &+ r]
+        if r &+ 1 < rowCount && gradient.offsets[row &+ r &+ 1] == offset {
+          (V.load(values) + V.load(values + V.lanes)).store(values + V.lanes)
+        } else {
+          addRow(
+            values, count: columnCount,
+            to: gradient.base + (offset &+ column &* gradient.stride), stride: gradient.stride)
+        }
+      }
+    }
+  }
+}
+
+@inline(__always)
+private func addRow<Scalar: AttentionElement>(
+  _ values: UnsafePointer<Scalar>, count: Int, to destination: UnsafeMutablePointer<Scalar>, stride: Int
+) {
+  if stride == 0 {
+    var sum: Scalar = 0
+    for c in 0..<count { sum += values[c] }
+    destination.pointee += sum
+  } else {
+    for c in 0..<count { destination[c &* stride] += values[c] }
+  }
+}

@@ -1,0 +1,35 @@
+import AttentionBlocks
+import CSwiftAttnShims
+
+/// The kernels of this module's instruction set, as tables. The sources are compiled once per instruction set; only the
+/// tables leave the module, so no code of one set is ever shared with another.
+public enum Kernels {
+  public static var isa: StaticString { Target.isa }
+  public static var tile: StaticString { Target.tile }
+  public static func float32() -> KernelTable<Float> { table(SIMD16<Float>.self) }
+  public static func float64() -> KernelTable<Double> { table(SIMD8<Double>.self) }
+}
+
+@inline(__always)
+private func table<V: LaneVector>(_: V.Type) -> KernelTable<V.Scalar> {
+  KernelTable(
+    products: ProductKernels(
+      multiply: { multiply($0, V.self) },
+      multiplyVisibleKeys: { multiplyVisibleKeys($0, $1, V.self) },
+      multiplyVisibleQueries: { multiplyVisibleQueries($0, $1, V.self) }),
+    layout: LayoutKernels(
+      gather: { gather($0, $1, V(repeating: $2)) },
+      scatter: { scatter($0, $1, $2, V.self) },
+      pack: { pack($0, $1, $2, V.self) }),
+    scores: ScoreKernels(
+      scale: { scaleScores($0, V(repeating: $1)) },
+      addBias: { addBias($0, $1, V.self) },
+      addBiasGradient: { addBiasGradient($0, $1, V.self) },
+      softmax: { softmax($0, $1, V.self) },
+      softmaxGradient: { softmaxGradient($0, $1, V.self) },
+      dotColumns: { dotColumns($0, $1, rows: $2, vectors: $3, $4, V.self) }),
+    masking: MaskingKernels(
+      maskWord: { sa_mask_word($0, $1, $2) },
+      biasWord: { V.biasWord($0, $1, $2) },
+      hasNonFinite: { hasNonFinite($0, rowStride: $1, columnStride: $2, rows: $3, columns: $4, V.self) }))
+}

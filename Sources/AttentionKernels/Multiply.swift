@@ -1,0 +1,86 @@
+import AttentionBlocks
+
+/// A register tile's shape: `rows` x `vectors` accumulators stay in registers for the whole depth.
+struct TileShape<let rows: Int, let vectors: Int> {}
+
+/// C (+)= A * B, cut into columns of vectors (the loop that keeps B's panel in the first-level cache) and rows of tiles.
+///
+/// Each step of the depth loads `vectors` vectors of B and broadcasts `rows` scalars of A for rows * vectors fused
+/// products; the shapes in Target.swift are the largest that leave registers for both without spilling.
+@inline(never)
+func multiply<V: LaneVector>(_ product: BlockProduct<V.Scalar>, _: V.Type) {
+  var column = 0
+  while column < product.vectors {
+    let vectors = Target.tileVectors(remaining: product.vectors &- column)
+    Target.multiplyColumn(product.columns(from: column &* V.lanes), vectors, V.self)
+    column &+= vectors
+  }
+}
+
+/// All rows of one column of tiles: whole tiles, then what is left in tiles of 4, 2 and 1 rows.
+@inline(__always)
+func multiplyRows<V: LaneVector, let rows: Int, let vectors: Int>(
+  _ product: BlockProduct<V.Scalar>, _ shape: TileShape<rows, vectors>, _: V.Type
+) {
+  var row = 0
+  while row &+ rows <= product.rows {
+    multiplyTile(product.rows(from: row), shape, V.self)
+    row &+= rows
+  }
+  while row &+ 4 <= product.rows {
+    multiplyTile(product.rows(from: row), TileShape<4, vectors>(), V.self)
+    row &+= 4
+  }
+  if row &+ 2 <= product.rows {
+    multiplyTile(product.rows(from: row), TileShape<2, vectors>(), V.self)
+    row &+= 2
+  }
+  if row < product.rows {
+    multiplyTile(product.rows(from: row), TileShape<1, vectors>(), V.self)
+  }
+}
+
+@inline(__always)
+func multiplyTile<V: LaneVector, let rows: Int, let vectors: Int>(
+  _ product: BlockProduct<V.Scalar>, _: TileShape<rows, vectors>, _: V.Type
+) {
+  var sums = InlineArray<rows, InlineArray<vectors, V>>(repeating: InlineArray<vectors, V>(repeating: V.zero))
+  if product.accumulates {
+    for i in 0..<rows {
+      for j in 0..<vectors { sums[i][j] = V.load(product.c + (i &* product.cStride &+ j &* V.lanes)) }
+    }
+  }
+  var a = product.a
+  var b = product.b
+  for _ in 0..<product.depth {
+    var lanes = InlineArray<vectors, V>(repeating: V.zero)
+    for j in 0..<vectors { lanes[j] = V.load(b + j &* V.lanes) }
+    for i in 0..<rows {
+      let scalar = V(repeating: a[i &* product.aRowStride])
+      for j in 0..<vectors { sums[i][j] = V.fma(scalar, lanes[j], sums[i][j]) }
+    }
+    a += product.aDepthStride
+    b += product.bStride
+  }
+  for i in 0..<rows {
+    for j in 0..<vectors { sums[i][j].store(product.c + (i &* product.cStride &+ j &* V.lanes)) }
+  }
+}
+
+extension BlockProduct {
+  @inline(__always)
+  func columns(from lane: Int) -> Self {
+    var part = self
+    part.b += lane
+    part.c += lane
+    return part
+  }
+
+  @inline(__always)
+  func rows(from row: Int) -> Self {
+    var part = self
+    part.a += row &* aRowStride
+    part.c += row &* cStride
+    return part
+  }
+}

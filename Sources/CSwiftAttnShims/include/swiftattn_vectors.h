@@ -1,0 +1,210 @@
+/* The vector operations that Swift's own SIMD types lower to scalar code or library calls. README.md says why for each.
+ * Everything is expressed over clang's portable vectors: the importing module's -march decides the instructions. */
+#ifndef SWIFTATTN_VECTORS_H
+#define SWIFTATTN_VECTORS_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#define SA_INLINE static inline __attribute__((always_inline))
+#define SA_VECTOR(type, lanes) type __attribute__((ext_vector_type(lanes)))
+
+typedef SA_VECTOR(float, 16) sa_f32;
+typedef SA_VECTOR(double, 8) sa_f64;
+typedef SA_VECTOR(int32_t, 16) sa_f32_bits;
+typedef SA_VECTOR(int64_t, 8) sa_f64_bits;
+typedef SA_VECTOR(uint32_t, 16) sa_f32_words;
+typedef SA_VECTOR(uint32_t, 8) sa_f64_words;
+
+/* Without FMA in the target a fused product would be sixteen calls to fmaf. */
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define SA_FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
+#else
+#define SA_FMA(a, b, c) ((a) * (b) + (c))
+#endif
+
+/* name: f32 or f64; exponent_shift, exponent_bias: of the IEEE format. */
+#define SA_DEFINE_LANES(name, scalar, lanes, exponent_shift, exponent_bias)                                            \
+  SA_INLINE sa_##name sa_fma_##name(sa_##name a, sa_##name b, sa_##name c) { return SA_FMA(a, b, c); }                 \
+  /* b where either is NaN, as the machine's max does. */                                                              \
+  SA_INLINE sa_##name sa_max_##name(sa_##name a, sa_##name b) { return a > b ? a : b; }                                \
+  /* 2^n from t = 1.5 * 2^exponent_shift + n: the integer sits in the low bits of t. Zero at n = -exponent_bias. */    \
+  SA_INLINE sa_##name sa_power_of_two_##name(sa_##name t) {                                                            \
+    return (sa_##name)(((sa_##name##_bits)t << exponent_shift) +                                                       \
+                       ((sa_##name##_bits)(exponent_bias) << exponent_shift));                                         \
+  }                                                                                                                    \
+  SA_INLINE sa_##name sa_where_equal_##name(sa_##name x, sa_##name y, sa_##name a, sa_##name b) {                      \
+    return x == y ? a : b;                                                                                             \
+  }                                                                                                                    \
+  SA_INLINE int sa_any_unequal_##name(sa_##name a, sa_##name b) { return __builtin_reduce_or(a != b) != 0; }           \
+  /* a in the lanes whose word has the bit, b elsewhere. */                                                            \
+  SA_INLINE sa_##name sa_where_bit_##name(const uint32_t *words, uint32_t bit, sa_##name a, sa_##name b) {             \
+    sa_##name##_words w;                                                                                               \
+    memcpy(&w, words, sizeof w);                                                                                       \
+    return __builtin_convertvector((w & bit) != 0, sa_##name##_bits) ? a : b;                                          \
+  }
+
+SA_DEFINE_LANES(f32, float, 16, 23, 127)
+SA_DEFINE_LANES(f64, double, 8, 52, 1023)
+
+/* One bit for each of `count` <= 64 mask bytes that are not zero. */
+SA_INLINE uint64_t sa_mask_word(const uint8_t *mask, ptrdiff_t stride, ptrdiff_t count) {
+  uint64_t word = 0;
+  if (stride == 1 && count == 64) {
+    typedef SA_VECTOR(uint8_t, 16) bytes;
+    typedef SA_VECTOR(_Bool, 16) flags;
+    for (int i = 0; i < 4; i++) {
+      bytes b;
+      uint16_t part;
+      memcpy(&b, mask + 16 * i, sizeof b);
+      flags f = __builtin_convertvector(b != 0, flags);
+      memcpy(&part, &f, sizeof part);
+      word |= (uint64_t)part << (16 * i);
+    }
+    return word;
+  }
+  for (ptrdiff_t i = 0; i < count; i++) word |= (uint64_t)(mask[i * stride] != 0) << i;
+  return word;
+}
+
+/* One bit for each of `count` <= 64 bias elements that are not -inf. */
+#define SA_DEFINE_BIAS_WORD(name, scalar, lanes, part_type)                                                            \
+  SA_INLINE uint64_t sa_bias_word_##name(const scalar *bias, ptrdiff_t stride, ptrdiff_t count) {                      \
+    uint64_t word = 0;                                                                                                 \
+    if (stride == 1 && count == 64) {                                                                                  \
+      typedef SA_VECTOR(_Bool, lanes) flags;                                                                           \
+      for (int i = 0; i < 64 / lanes; i++) {                                                                           \
+        sa_##name b;                                                                                                   \
+        part_type part;                                                                                                \
+        memcpy(&b, bias + lanes * i, sizeof b);                                                                        \
+        flags f = __builtin_convertvector(b != -(sa_##name)INFINITY, flags);                                           \
+        memcpy(&part, &f, sizeof part);                                                                                \
+        word |= (uint64_t)part << (lanes * i);                                                                         \
+      }                                                                                                                \
+      return word;                                                                                                     \
+    }                                                                                                                  \
+    for (ptrdiff_t i = 0; i < count; i++) word |= (uint64_t)(bias[i * stride] != -(scalar)INFINITY) << i;              \
+    return word;                                                                                                       \
+  }
+
+SA_DEFINE_BIAS_WORD(f32, float, 16, uint16_t)
+SA_DEFINE_BIAS_WORD(f64, double, 8, uint8_t)
+
+/* Transposes of one square tile: destination row c, at destination + destination_offsets[c], receives element c of every
+ * source row r, at source + source_offsets[r], each source row first multiplied by `factor`.
+ * Two stages stay within 128-bit parts (unpack), two move whole parts: what both AVX2 and AVX-512 do in one instruction. */
+#define SA_EVEN_PARTS_F32(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
+#define SA_ODD_PARTS_F32(a, b) __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31)
+#define SA_EVEN_PARTS_F64(a, b) __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13)
+#define SA_ODD_PARTS_F64(a, b) __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15)
+
+/* Four vectors whose 128-bit parts form a 4 x 4 matrix: stores its transpose. */
+#define SA_STORE_TRANSPOSED_PARTS(name, KIND, p, q, r, s, c0, c1, c2, c3)                                              \
+  do {                                                                                                                 \
+    sa_##name even_low = SA_EVEN_PARTS_##KIND(p, q), odd_low = SA_ODD_PARTS_##KIND(p, q);                              \
+    sa_##name even_high = SA_EVEN_PARTS_##KIND(r, s), odd_high = SA_ODD_PARTS_##KIND(r, s);                            \
+    sa_##name t0 = SA_EVEN_PARTS_##KIND(even_low, even_high), t2 = SA_ODD_PARTS_##KIND(even_low, even_high);           \
+    sa_##name t1 = SA_EVEN_PARTS_##KIND(odd_low, odd_high), t3 = SA_ODD_PARTS_##KIND(odd_low, odd_high);               \
+    memcpy(destination + destination_offsets[c0], &t0, sizeof t0);                                                     \
+    memcpy(destination + destination_offsets[c1], &t1, sizeof t1);                                                     \
+    memcpy(destination + destination_offsets[c2], &t2, sizeof t2);                                                     \
+    memcpy(destination + destination_offsets[c3], &t3, sizeof t3);                                                     \
+  } while (0)
+
+SA_INLINE void sa_transpose_f32(const float *source, const ptrdiff_t *source_offsets, float *destination,
+                                const ptrdiff_t *destination_offsets, sa_f32 factor) {
+  sa_f32 rows[16], pairs[16], quads[16];
+#pragma unroll
+  for (int i = 0; i < 16; i++) {
+    memcpy(&rows[i], source + source_offsets[i], sizeof rows[i]);
+    rows[i] *= factor;
+  }
+#pragma unroll
+  for (int i = 0; i < 16; i += 2) {
+    pairs[i] = __builtin_shufflevector(rows[i], rows[i + 1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+    pairs[i + 1] =
+        __builtin_shufflevector(rows[i], rows[i + 1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+  }
+#pragma unroll
+  for (int i = 0; i < 16; i += 4) {
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+      quads[i + 2 * j] = __builtin_shufflevector(pairs[i + j], pairs[i + j + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24,
+                                                 25, 12, 13, 28, 29);
+      quads[i + 2 * j + 1] = __builtin_shufflevector(pairs[i + j], pairs[i + j + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11,
+                                                     26, 27, 14, 15, 30, 31);
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < 4; j++)
+    SA_STORE_TRANSPOSED_PARTS(f32, F32, quads[j], quads[j + 4], quads[j + 8], quads[j + 12], j, j + 4, j + 8, j + 12);
+}
+
+SA_INLINE void sa_transpose_f64(const double *source, const ptrdiff_t *source_offsets, double *destination,
+                                const ptrdiff_t *destination_offsets, sa_f64 factor) {
+  sa_f64 rows[8], pairs[8];
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    memcpy(&rows[i], source + source_offsets[i], sizeof rows[i]);
+    rows[i] *= factor;
+  }
+#pragma unroll
+  for (int i = 0; i < 8; i += 2) {
+    pairs[i] = __builtin_shufflevector(rows[i], rows[i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
+    pairs[i + 1] = __builtin_shufflevector(rows[i], rows[i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+  }
+#pragma unroll
+  for (int j = 0; j < 2; j++)
+    SA_STORE_TRANSPOSED_PARTS(f64, F64, pairs[j], pairs[j + 2], pairs[j + 4], pairs[j + 6], j, j + 2, j + 4, j + 6);
+}
+
+/* libm, which Embedded Swift cannot import. */
+SA_INLINE double sa_log2(double x) { return log2(x); }
+
+/* Cache-line aligned memory, NULL when there is none: Swift's own allocation aborts the process then. */
+SA_INLINE void *sa_allocate(size_t bytes) {
+  void *memory = NULL;
+  return posix_memalign(&memory, 64, bytes) == 0 ? memory : NULL;
+}
+SA_INLINE void sa_free(void *memory) { free(memory); }
+
+/* Any pointer but NULL, for tensors without elements: Swift's own conversion from an integer is an optional. */
+SA_INLINE __attribute__((returns_nonnull)) void *sa_nowhere(void) { return (void *)64; }
+
+/* This thread's last error: Swift has no thread-local variables. */
+enum { sa_last_error_capacity = 256 };
+__attribute__((returns_nonnull)) char *sa_last_error_text(void);
+
+enum { SA_CPU_BASELINE = 0, SA_CPU_AVX2 = 1, SA_CPU_AVX512 = 2 };
+
+/* The best tier that processor and operating system support: x86-64-v3 or -v4 by cpuid, register state by xgetbv. */
+SA_INLINE int32_t sa_cpu_tier(void) {
+#if defined(__x86_64__)
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return SA_CPU_BASELINE;
+  const unsigned leaf1 = bit_FMA | bit_MOVBE | bit_OSXSAVE | bit_AVX | bit_F16C;
+  if ((c & leaf1) != leaf1) return SA_CPU_BASELINE;
+  unsigned low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  if ((low & 0x6) != 0x6) return SA_CPU_BASELINE;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return SA_CPU_BASELINE;
+  const unsigned avx2 = bit_AVX2 | bit_BMI | bit_BMI2;
+  if ((b & avx2) != avx2) return SA_CPU_BASELINE;
+  unsigned a1, b1, c1, d1;
+  if (!__get_cpuid(0x80000001, &a1, &b1, &c1, &d1) || !(c1 & bit_LZCNT)) return SA_CPU_BASELINE;
+  const unsigned avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL;
+  if ((b & avx512) != avx512 || (low & 0xe6) != 0xe6) return SA_CPU_AVX2;
+  return SA_CPU_AVX512;
+#else
+  return SA_CPU_BASELINE;
+#endif
+}
+
+#endif

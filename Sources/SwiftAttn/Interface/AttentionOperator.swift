@@ -1,0 +1,148 @@
+import AttentionBlocks
+
+/// The operator on views: judge, plan, partition, run. Everything above it (C ABI, arrays) only translates.
+public enum AttentionOperator {
+  /// Work below this many multiply-adds stays on the calling thread: waking another costs about as much.
+  private static let serialWork = 1 << 19
+
+  /// Computes out, and lse unless nil; `AttentionArguments` has the shapes. Nothing is written before all is judged.
+  public static func forward(
+    _ arguments: AttentionArguments, out: TensorView, lse: TensorView?
+  ) throws(AttentionError) {
+    switch arguments.query.type {
+    case .float64: try forward(arguments, out: out, lse: lse, Double.self)
+    default: try forward(arguments, out: out, lse: lse, Float.self)
+    }
+  }
+
+  private static func forward<Element: ComputeElement>(
+    _ arguments: AttentionArguments, out: TensorView, lse: TensorView?, _: Element.Type
+  ) throws(AttentionError) {
+    let plan = try AttentionPlan<Element>(arguments)
+    let geometry = plan.geometry
+    var outputs = OutputJudge(inputs: arguments)
+    try outputs.admit(out, "out", shape: geometry.outShape, type: Element.type)
+    try outputs.admit(lse, "lse", shape: geometry.lseShape, type: Element.type)
+    let set = try Dispatch.current()
+    let pass = ForwardPass(
+      plan: plan, out: Operand(out, alignedTo: geometry.scoreShape, as: Element.self),
+      lse: lse.map { Operand($0.withTrailingAxis, alignedTo: geometry.scoreShape, as: Element.self) },
+      kernels: Element.kernels(set), partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
+    let control = CallControl(items: pass.partition.forwardCount, check: arguments.interruptCheck)
+    let threads = participants(geometry, items: pass.partition.forwardCount)
+    if threads == 1 {
+      pass.run(control, participant: 0)
+    } else {
+      ThreadPool.run(participants: threads) { participant in pass.run(control, participant: participant) }
+    }
+    try control.conclude()
+  }
+
+  /// Computes the gradients that are not nil. Nothing is written before all is judged.
+  public static func backward(
+    _ arguments: AttentionArguments, _ results: AttentionResults, into gradients: AttentionGradients
+  ) throws(AttentionError) {
+    switch arguments.query.type {
+    case .float64: try backward(arguments, results, gradients, Double.self)
+    default: try backward(arguments, results, gradients, Float.self)
+    }
+  }
+
+  private static func backward<Element: ComputeElement>(
+    _ arguments: AttentionArguments, _ results: AttentionResults, _ gradients: AttentionGradients, _: Element.Type
+  ) throws(AttentionError) {
+    let plan = try AttentionPlan<Element>(arguments)
+    let (geometry, full) = (plan.geometry, plan.geometry.scoreShape)
+    try TensorJudge.exact(results.out, "out", shape: geometry.outShape, type: Element.type)
+    try TensorJudge.exact(results.lse, "lse", shape: geometry.lseShape, type: Element.type)
+    try TensorJudge.exact(results.outGradient, "dout", shape: geometry.outShape, type: Element.type)
+    try judge(gradients, arguments, results, Element.type)
+    let kernels = Element.kernels(try Dispatch.current())
+    func operand(_ view: TensorView) -> Operand<Element> { Operand(view, alignedTo: full, as: Element.self) }
+    let scoreGradient = ScoreGradient(
+      plan: plan, out: operand(results.out), lse: operand(results.lse.withTrailingAxis),
+      outGradient: operand(results.outGradient), kernels: kernels,
+      needsGradient: gradients.query != nil || gradients.key != nil || gradients.bias != nil)
+    let partition = Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self))
+    if gradients.query != nil || gradients.key != nil || gradients.value != nil {
+      try run(scoreGradient, gradients, partition, arguments.interruptCheck)
+    }
+    if let bias = gradients.bias {
+      let pass = BiasGradientPass(scoreGradient: scoreGradient, biasGradient: operand(bias), partition: partition)
+      try pass.run(arguments.interruptCheck, threads: participants(geometry, items: pass.count))
+    }
+  }
+
+  private static func run<Element: ComputeElement>(
+    _ scoreGradient: ScoreGradient<Element>, _ gradients: AttentionGradients, _ partition: Partition,
+    _ check: InterruptCheck?
+  ) throws(AttentionError) {
+    let full = scoreGradient.plan.geometry.scoreShape
+    func operand(_ view: TensorView) -> Operand<Element> { Operand(view, alignedTo: full, as: Element.self) }
+    let sumsOverRows = gradients.key != nil || gradients.value != nil
+    let threads = participants(scoreGradient.plan.geometry, items: partition.heads * partition.blocksPerHead)
+    let pass = BackwardPass(
+      scoreGradient: scoreGradient, queryGradient: gradients.query.map(operand),
+      keyGradient: gradients.key.map(operand), valueGradient: gradients.value.map(operand),
+      partition: BackwardPartition(partition, threads: threads, sumsOverRows: sumsOverRows))
+    let control = CallControl(items: pass.partition.count, check: check)
+    guard
+      let turns = TurnCounters(
+        heads: sumsOverRows ? pass.partition.sharedHeads : 0,
+        keyBlocks: BackwardPass<Element>.keyBlocks(scoreGradient.plan.geometry))
+    else { throw AttentionError(.outOfMemory, "there was no memory for the workspace") }
+    ThreadPool.run(participants: threads) { participant in pass.run(control, turns, participant: participant) }
+    try control.conclude()
+  }
+
+  private static func judge(
+    _ gradients: AttentionGradients, _ arguments: AttentionArguments, _ results: AttentionResults, _ type: ElementType
+  ) throws(AttentionError) {
+    var outputs = OutputJudge(inputs: arguments)
+    outputs.record(results.out, "out")
+    outputs.record(results.lse, "lse")
+    outputs.record(results.outGradient, "dout")
+    try outputs.admit(gradients.query, "query gradient", shape: arguments.query.shape, type: type)
+    try outputs.admit(gradients.key, "key gradient", shape: arguments.key.shape, type: type)
+    try outputs.admit(gradients.value, "value gradient", shape: arguments.value.shape, type: type)
+    guard let bias = arguments.bias else {
+      guard gradients.bias == nil else {
+        throw AttentionError(.invalidArgument, "a bias gradient was asked for, but there is no bias")
+      }
+      return
+    }
+    try outputs.admit(gradients.bias, "bias gradient", shape: bias.shape, type: type)
+  }
+
+  static func participants(_ geometry: Geometry, items: Int) -> Int {
+    let rows = Double(geometry.batches) * Double(geometry.headsKV) * Double(geometry.rowsPerHead)
+    let work = rows * Double(geometry.seqLenK) * Double(geometry.headDim + geometry.valueDim)
+    return work < Double(serialWork) ? 1 : min(ThreadCount.current, max(items, 1))
+  }
+}
+
+extension TensorView {
+  /// (..., 1): how a tensor of rows is read as an operand.
+  var withTrailingAxis: TensorView {
+    var view = self
+    view.shape = Shape(rank: rank + 1)
+    view.strides = Shape(rank: rank + 1)
+    for axis in 0..<rank {
+      view.shape[axis] = shape[axis]
+      view.strides[axis] = strides[axis]
+    }
+    view.shape[rank] = 1
+    return view
+  }
+}
+
+extension Geometry {
+  private static let workspaceLimit = 2 << 20
+
+  /// Two panels, or one where head dims are so large that two would not fit the workspace limit.
+  func rowsPerBlock<Element: ComputeElement>(_: Element.Type) -> Int {
+    let rows = BlockSize.vectorsPerBlock * Element.lanes
+    return ForwardWorkspace<Element>.bytes(self, rows) <= Self.workspaceLimit
+      ? rows : BlockSize.vectorsPerPanel * Element.lanes
+  }
+}

@@ -1,0 +1,105 @@
+import AttentionBlocks
+
+/// dBias = dS, summed over the dimensions along which bias is broadcast.
+///
+/// A pass of its own, which recomputes dS: each element of the gradient then belongs to one work item, that adds its terms
+/// in a fixed order (batches, heads, queries ascending), whatever the broadcasting and the number of threads; and no
+/// array of all scores is needed.
+struct BiasGradientPass<Element: ComputeElement>: Sendable {
+  let scoreGradient: ScoreGradient<Element>
+  let biasGradient: Operand<Element>
+  let partition: Partition
+
+  private var plan: AttentionPlan<Element> { scoreGradient.plan }
+
+  /// One for each batch element, query head and, unless all queries share their bias, block of queries. Those that are not
+  /// the first to share a part of the gradient find nothing to do.
+  var count: Int { plan.geometry.batches * plan.geometry.headsQ * blocksPerTarget }
+  private var blocksPerHead: Int { (plan.geometry.seqLenQ + partition.rowsPerBlock - 1) / partition.rowsPerBlock }
+  private var sharesRows: Bool { biasGradient.row == 0 }
+  private var blocksPerTarget: Int { sharesRows ? min(blocksPerHead, 1) : blocksPerHead }
+
+  func run(_ check: InterruptCheck?, threads: Int) throws(AttentionError) {
+    clearAll()
+    let control = CallControl(items: count, check: check)
+    ThreadPool.run(participants: threads) { participant in run(control, participant: participant) }
+    try control.conclude()
+  }
+
+  private func run(_ control: borrowing CallControl, participant: Int) {
+    let capacity = partition.rowsPerBlock
+    guard var workspace = Workspace(bytes: BackwardWorkspace<Element>.bytes(plan.geometry, capacity)) else { return }
+    var state = BackwardWorkspace<Element>(plan.geometry, capacity, &workspace)
+    while let item = control.claim() {
+      let head = item / blocksPerTarget % plan.geometry.headsQ
+      let batch = item / blocksPerTarget / plan.geometry.headsQ
+      if biasGradient.isFirst(batch: batch), biasGradient.head != 0 || head == 0 {
+        let blocks = sharesRows ? 0..<blocksPerHead : item % blocksPerTarget..<item % blocksPerTarget + 1
+        addSharing(batch: batch, head: head, blocks, &state, control, participant: participant)
+      }
+      guard !control.isStopped else { return }
+      control.finish()
+    }
+  }
+
+  /// All blocks of rows that add to the same part of the gradient as these.
+  private func addSharing(
+    batch: Int, head: Int, _ blocks: Range<Int>, _ state: inout BackwardWorkspace<Element>,
+    _ control: borrowing CallControl, participant: Int
+  ) {
+    let target = biasGradient.offset(batch: batch)
+    let heads = biasGradient.head == 0 ? 0..<plan.geometry.headsQ : head..<head + 1
+    for other in batch..<plan.geometry.batches where biasGradient.offset(batch: other) == target {
+      for head in heads {
+        for block in blocks {
+          let first = block * partition.rowsPerBlock
+          let rows = RowBlock(
+            batch: other, headKV: head / plan.geometry.groupSize, firstHead: head, headCount: 1, firstRow: first,
+            count: min(partition.rowsPerBlock, plan.geometry.seqLenQ - first))
+          add(rows, &state, control, participant: participant)
+          if control.isStopped { return }
+        }
+      }
+    }
+  }
+
+  private func add(
+    _ block: RowBlock, _ state: inout BackwardWorkspace<Element>, _ control: borrowing CallControl, participant: Int
+  ) {
+    scoreGradient.load(block, &state)
+    state.rows.offsets(of: biasGradient, into: state.offsets)
+    let head = HeadOperands(plan, block)
+    let panels = (Panel(0, of: state.rows), Panel(1, of: state.rows))
+    for start in stride(from: 0, to: plan.geometry.seqLenK, by: BlockSize.keys) {
+      add(state, panels.0, start: start, head)
+      if panels.1.rows > 0 { add(state, panels.1, start: start, head) }
+      if control.shouldStop(participant: participant) { return }
+    }
+  }
+
+  private func add(
+    _ state: BackwardWorkspace<Element>, _ panel: Panel, start: Int, _ head: HeadOperands<Element>
+  ) {
+    let count = min(BlockSize.keys, plan.geometry.seqLenK - start)
+    let keys = scoreGradient.visibility.keys(start: start, count: count, panel: panel, rows: state.rows)
+    guard !keys.isEmpty else { return }
+    let block = KeyBlock(start: start, keys: keys)
+    scoreGradient.compute(state, panel, block, head)
+    let rows = ScatteredRows(
+      base: biasGradient.base + block.firstKey * biasGradient.column, offsets: state.offsets + panel.lane,
+      stride: biasGradient.column, rows: panel.rows, columns: block.count)
+    scoreGradient.kernels.scores.addBiasGradient(rows, state.rows.panelScores(state.gradients, panel, keys))
+  }
+
+  private func clearAll() {
+    let geometry = plan.geometry
+    for batch in 0..<geometry.batches where biasGradient.isFirst(batch: batch) {
+      for head in 0..<(biasGradient.head == 0 ? min(geometry.headsQ, 1) : geometry.headsQ) {
+        let block = RowBlock(batch: batch, headKV: head, firstHead: head, headCount: 1, firstRow: 0, count: 0)
+        biasGradient.clear(
+          block, rows: 0..<(sharesRows ? min(geometry.seqLenQ, 1) : geometry.seqLenQ),
+          columns: biasGradient.column == 0 ? min(geometry.seqLenK, 1) : geometry.seqLenK)
+      }
+    }
+  }
+}

@@ -1,0 +1,54 @@
+import Synchronization
+
+/// What the threads of one call share: the next work item, and whether to stop.
+struct CallControl: ~Copyable {
+  private static let pollNanoseconds: UInt64 = 5_000_000
+
+  private let next = Atomic<Int>(0)
+  private let finished = Atomic<Int>(0)
+  private let stopped = Atomic<Bool>(false)
+  private let interrupted = Atomic<Bool>(false)
+  private let lastPoll = Atomic<UInt64>(monotonicNanoseconds())
+  private let count: Int
+  private let check: InterruptCheck?
+
+  init(items: Int, check: InterruptCheck?) {
+    count = items
+    self.check = check
+  }
+
+  /// The next item, nil when there are none left or the call is to stop.
+  func claim() -> Int? {
+    guard !isStopped else { return nil }
+    let item = next.add(1, ordering: .relaxed).oldValue
+    return item < count ? item : nil
+  }
+
+  func finish() { finished.add(1, ordering: .relaxed) }
+
+  var isStopped: Bool { stopped.load(ordering: .relaxed) }
+
+  /// Called between key blocks. Only participant 0, the calling thread, may ask the caller; true: stop.
+  func shouldStop(participant: Int) -> Bool {
+    guard participant == 0, let check else { return isStopped }
+    let now = monotonicNanoseconds()
+    guard now - lastPoll.load(ordering: .relaxed) >= Self.pollNanoseconds else { return isStopped }
+    lastPoll.store(now, ordering: .relaxed)
+    if check.isInterrupted(check.context) {
+      interrupted.store(true, ordering: .relaxed)
+      stopped.store(true, ordering: .relaxed)
+    }
+    return isStopped
+  }
+
+  /// Ends the call because a participant has no workspace, on which others may wait.
+  func fail() { stopped.store(true, ordering: .relaxed) }
+
+  /// What became of the call, once all threads have returned.
+  func conclude() throws(AttentionError) {
+    if interrupted.load(ordering: .relaxed) { throw AttentionError(.interrupted, "the call was interrupted") }
+    guard finished.load(ordering: .relaxed) >= count else {
+      throw AttentionError(.outOfMemory, "there was no memory for the workspace")
+    }
+  }
+}

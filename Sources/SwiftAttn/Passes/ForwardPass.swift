@@ -1,0 +1,140 @@
+import AttentionBlocks
+import CSwiftAttnShims
+
+/// Attention forward over one block of queries after the other (docs/Algorithm.md, "Forward").
+struct ForwardPass<Element: ComputeElement>: Sendable {
+  let plan: AttentionPlan<Element>
+  let out: Operand<Element>
+  let lse: Operand<Element>?
+  let kernels: KernelTable<Element>
+  let partition: Partition
+
+  func run(_ control: borrowing CallControl, participant: Int) {
+    guard var workspace = Workspace(bytes: ForwardWorkspace<Element>.bytes(plan.geometry, partition.rowsPerBlock))
+    else { return }
+    var state = ForwardWorkspace<Element>(plan.geometry, partition.rowsPerBlock, &workspace)
+    while let item = control.claim() {
+      state.rows.load(partition.forwardBlock(item), plan)
+      attend(&state, control, participant: participant)
+      guard !control.isStopped else { return }
+      store(state)
+      control.finish()
+    }
+  }
+
+  /// The running softmax of all the block's rows over all their keys.
+  private func attend(
+    _ state: inout ForwardWorkspace<Element>, _ control: borrowing CallControl, participant: Int
+  ) {
+    prepare(state)
+    let rows = state.rows
+    let panels = (rows.vectors + BlockSize.vectorsPerPanel - 1) / BlockSize.vectorsPerPanel
+    let first = Panel(0, of: rows)
+    let second = Panel(1, of: rows)
+    let start = min(first.leastFirst, second.leastFirst) / BlockSize.keys * BlockSize.keys
+    let end = max(first.mostEnd, second.mostEnd)
+    let visibility = Visibility(mask: plan.mask, bias: plan.bias, masking: kernels.masking)
+    let head = HeadOperands(plan, rows.block)
+    for blockStart in stride(from: start, to: end, by: BlockSize.keys) {
+      let count = min(BlockSize.keys, plan.geometry.seqLenK - blockStart)
+      for index in 0..<panels {
+        let panel = index == 0 ? first : second
+        let keys = visibility.keys(start: blockStart, count: count, panel: panel, rows: rows)
+        if !keys.isEmpty { attend(state, panel, KeyBlock(start: blockStart, keys: keys), head) }
+      }
+      if control.shouldStop(participant: participant) { return }
+    }
+  }
+
+  /// Queries into the lanes, scaled; m = -inf, l = 0, o = 0.
+  private func prepare(_ state: ForwardWorkspace<Element>) {
+    let rows = state.rows
+    kernels.layout.gather(
+      rows.scattered(plan.query, columns: plan.geometry.headDim, state.offsets), state.queries, plan.queryFactor)
+    let lanes = rows.vectors * Element.lanes
+    state.maximum.update(repeating: -.infinity, count: lanes)
+    state.sum.update(repeating: 0, count: lanes)
+    state.output.fill(rows: plan.geometry.valueDim, lanes: lanes, 0)
+  }
+
+  /// One panel against one block of keys: s = K Q^T, softmax, o += V^T P.
+  private func attend(
+    _ state: ForwardWorkspace<Element>, _ panel: Panel, _ block: KeyBlock, _ head: HeadOperands<Element>
+  ) {
+    let scores = state.rows.panelScores(state.scores, panel, block.keys)
+    kernels.computeScores(
+      plan, head, block, queries: state.queries.lanes(from: panel.lane),
+      bias: state.rows.biasRows(plan.bias, panel, block), scores)
+    let output = state.output.lanes(from: panel.lane)
+    kernels.scores.softmax(
+      scores,
+      SoftmaxState(
+        maximum: state.maximum + panel.lane, sum: state.sum + panel.lane, output: output,
+        outputRows: plan.geometry.valueDim))
+    let firstValue = head.value + block.firstKey * plan.value.row
+    let product = BlockProduct(
+      a: firstValue, rowStride: plan.value.column, depthStride: plan.value.row, rows: plan.geometry.valueDim,
+      depth: block.count, vectors: panel.vectors,
+      b: scores.row(block.keys.first), bStride: scores.scores.stride, c: output.base, cStride: output.stride,
+      accumulates: true)
+    if block.keys.hidesPairs
+      && kernels.masking.hasNonFinite(
+        firstValue, plan.value.row, plan.value.column, product.depth, plan.geometry.valueDim)
+    {
+      kernels.products.multiplyVisibleKeys(product, scores)
+    } else {
+      kernels.products.multiply(product)
+    }
+  }
+
+  /// out = o / l; lse = ln 2 * (m + log2 l).
+  private func store(_ state: ForwardWorkspace<Element>) {
+    let rows = state.rows
+    for row in 0..<rows.vectors * Element.lanes {
+      state.factors[row] = state.sum[row] == 0 ? 0 : 1 / state.sum[row]
+    }
+    kernels.layout.scatter(
+      state.output, rows.scattered(out, columns: plan.geometry.valueDim, state.offsets), state.factors)
+    guard let lse else { return }
+    rows.offsets(of: lse, into: state.offsets)
+    let ln2 = 0.6931471805599453
+    for row in 0..<rows.count {
+      let logSumExp = ln2 * (Double(state.maximum[row]) + sa_log2(Double(state.sum[row])))
+      lse.base[state.offsets[row]] = Element(logSumExp)
+    }
+  }
+}
+
+/// Forward's share of a workspace: O(head dim x rows), whatever the length.
+struct ForwardWorkspace<Element: ComputeElement> {
+  var rows: BlockRows<Element>
+  let offsets: UnsafeMutablePointer<Int>
+  /// [d][lane], scaled.
+  let queries: LaneMatrix<Element>
+  /// [key][lane]
+  let scores: LaneMatrix<Element>
+  /// [d][lane]
+  let output: LaneMatrix<Element>
+  let maximum: UnsafeMutablePointer<Element>
+  let sum: UnsafeMutablePointer<Element>
+  let factors: UnsafeMutablePointer<Element>
+
+  static func bytes(_ geometry: Geometry, _ capacity: Int) -> Int {
+    BlockRows<Element>.bytes(capacity: capacity) + Workspace.bytes(capacity, of: Int.self)
+      + Workspace.bytes(geometry.paddedHeadDim(Element.self) * capacity, of: Element.self)
+      + Workspace.bytes(BlockSize.keys * capacity, of: Element.self)
+      + Workspace.bytes(geometry.paddedValueDim(Element.self) * capacity, of: Element.self)
+      + 3 * Workspace.bytes(capacity, of: Element.self)
+  }
+
+  init(_ geometry: Geometry, _ capacity: Int, _ workspace: inout Workspace) {
+    rows = BlockRows(capacity: capacity, &workspace)
+    offsets = workspace.take(capacity, of: Int.self)
+    queries = workspace.matrix(rows: geometry.paddedHeadDim(Element.self), stride: capacity)
+    scores = workspace.matrix(rows: BlockSize.keys, stride: capacity)
+    output = workspace.matrix(rows: geometry.paddedValueDim(Element.self), stride: capacity)
+    maximum = workspace.take(capacity, of: Element.self)
+    sum = workspace.take(capacity, of: Element.self)
+    factors = workspace.take(capacity, of: Element.self)
+  }
+}

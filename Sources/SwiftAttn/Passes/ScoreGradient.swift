@@ -1,0 +1,70 @@
+import AttentionBlocks
+
+/// The part of backward that every gradient needs: P and dS of one panel against one block of keys, recomputed from
+/// queries, keys and lse (docs/Algorithm.md, "Backward").
+struct ScoreGradient<Element: ComputeElement>: Sendable {
+  let plan: AttentionPlan<Element>
+  let out: Operand<Element>
+  let lse: Operand<Element>
+  let outGradient: Operand<Element>
+  let kernels: KernelTable<Element>
+  /// Whether dS is wanted, or P alone.
+  let needsGradient: Bool
+
+  var visibility: Visibility<Element> {
+    Visibility(mask: plan.mask, bias: plan.bias, masking: kernels.masking)
+  }
+
+  /// Brings a block's rows into the lanes, and its lse and delta.
+  func load(_ block: RowBlock, _ state: inout BackwardWorkspace<Element>) {
+    state.rows.load(block, plan)
+    let (geometry, rows, layout) = (plan.geometry, state.rows, kernels.layout)
+    layout.gather(
+      rows.scattered(plan.query, columns: geometry.headDim, state.offsets), state.queries, plan.queryFactor)
+    let lanes = rows.vectors * Element.lanes
+    if needsGradient {
+      layout.gather(rows.scattered(outGradient, columns: geometry.valueDim, state.offsets), state.outGradients, 1)
+      layout.gather(rows.scattered(out, columns: geometry.valueDim, state.offsets), state.queryGradient, 1)
+      // delta = rowsum(dO * O), the sum over keys of P * dP
+      kernels.scores.dotColumns(
+        state.outGradients, state.queryGradient, geometry.valueDim, rows.vectors, state.delta)
+    } else {
+      state.delta.update(repeating: 0, count: lanes)
+    }
+    rows.offsets(of: lse, into: state.offsets)
+    let log2e: Element = 1.4426950408889634
+    for row in 0..<lanes {
+      // Rows that attend to nothing, and lanes without a row: 2^(s - inf) = 0.
+      let value = row < rows.count ? lse.base[state.offsets[row]] : -.infinity
+      state.logSumExp[row] = value == -.infinity ? .infinity : value * log2e
+    }
+  }
+
+  /// scores <- P, gradients <- dS for the panel's keys.
+  func compute(
+    _ state: BackwardWorkspace<Element>, _ panel: Panel, _ block: KeyBlock, _ head: HeadOperands<Element>
+  ) {
+    let scores = state.rows.panelScores(state.scores, panel, block.keys)
+    let gradient = state.gradients.lanes(from: panel.lane)
+    kernels.computeScores(
+      plan, head, block, queries: state.queries.lanes(from: panel.lane),
+      bias: state.rows.biasRows(plan.bias, panel, block), scores)
+    if needsGradient {
+      // dP = V dO^T   (forward: out = P V)
+      kernels.products.multiply(
+        BlockProduct(
+          a: head.value + block.firstKey * plan.value.row, rowStride: plan.value.row, depthStride: plan.value.column,
+          rows: block.count, depth: plan.geometry.valueDim, vectors: panel.vectors,
+          b: state.outGradients.base + panel.lane, bStride: state.outGradients.stride,
+          c: gradient.row(block.keys.first), cStride: gradient.stride, accumulates: false))
+    } else {
+      for key in block.keys.first..<block.keys.end {
+        gradient.row(key).update(repeating: 0, count: panel.vectors * Element.lanes)
+      }
+    }
+    kernels.scores.softmaxGradient(
+      scores,
+      SoftmaxGradient(
+        gradient: gradient, logSumExp: state.logSumExp + panel.lane, delta: state.delta + panel.lane))
+  }
+}

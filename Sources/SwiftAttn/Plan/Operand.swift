@@ -1,0 +1,98 @@
+import AttentionBlocks
+import CSwiftAttnShims
+
+/// One operand as the passes read it: typed, strides in elements, broadcast dimensions with stride 0, and every leading
+/// dimension folded into one batch index.
+struct Operand<Element>: @unchecked Sendable {
+  // Unchecked because of the pointer: inputs are only read, and no two work items write the same output element.
+  let base: UnsafeMutablePointer<Element>
+  let head: Int
+  let row: Int
+  let column: Int
+  private var batchRank = 0
+  private var batchShape = InlineArray<8, Int>(repeating: 1)
+  private var batchStrides = InlineArray<8, Int>(repeating: 0)
+
+  /// `view` right-aligned against `full` = (B..., H, rows, columns), of rank 3 or more.
+  init(_ view: TensorView, alignedTo full: Shape, as: Element.Type) {
+    let size = MemoryLayout<Element>.stride
+    // A tensor without elements may have no memory; nothing is read through this pointer then.
+    base = (view.data ?? sa_nowhere()).assumingMemoryBound(to: Element.self)
+    func step(_ fromEnd: Int) -> Int {
+      guard fromEnd <= view.rank, view.shape.last(fromEnd) != 1 else { return 0 }
+      return view.strides.last(fromEnd) / size
+    }
+    column = step(1)
+    row = step(2)
+    head = step(3)
+    batchRank = max(full.rank - 3, 0)
+    for axis in 0..<batchRank {
+      batchShape[axis] = full[axis]
+      batchStrides[axis] = step(full.rank - axis)
+    }
+  }
+
+  /// Offset of the batch element with this index, counted row-major over the leading dimensions.
+  func offset(batch: Int) -> Int {
+    var rest = batch
+    var offset = 0
+    for axis in stride(from: batchRank - 1, through: 0, by: -1) {
+      offset += rest % batchShape[axis] * batchStrides[axis]
+      rest /= batchShape[axis]
+    }
+    return offset
+  }
+
+  /// Offset of one key/value head.
+  func offset(_ block: RowBlock) -> Int { offset(batch: block.batch) + block.headKV * head }
+
+  /// Zeroes some rows of a block's key/value head.
+  func clear(_ block: RowBlock, rows: Range<Int>, columns: Int) where Element: AttentionElement {
+    for row in rows {
+      let start = base + (offset(block) + row * self.row)
+      if column == 1 {
+        start.update(repeating: 0, count: columns)
+      } else {
+        for index in 0..<columns { start[index * column] = 0 }
+      }
+    }
+  }
+
+  /// Whether this is the first of the batch elements that share its memory because of broadcasting.
+  func isFirst(batch: Int) -> Bool {
+    var rest = batch
+    for axis in stride(from: batchRank - 1, through: 0, by: -1) {
+      if batchStrides[axis] == 0, rest % batchShape[axis] != 0 { return false }
+      rest /= batchShape[axis]
+    }
+    return true
+  }
+}
+
+/// Valid lengths per batch element; nil pointer: every length is the full one.
+struct Lengths: @unchecked Sendable {
+  // Unchecked because of the pointer, which is only read.
+  private let view: TensorView?
+  private let full: Int
+
+  init(_ view: TensorView?, full: Int) {
+    self.view = view
+    self.full = full
+  }
+
+  /// The length as the caller gave it.
+  func stored(batch: Int) -> Int {
+    guard let view, let data = view.data else { return full }
+    var rest = batch
+    var offset = 0
+    for axis in stride(from: view.rank - 1, through: 0, by: -1) {
+      offset += rest % view.shape[axis] * view.strides[axis]
+      rest /= view.shape[axis]
+    }
+    let element = UnsafeRawPointer(data) + offset
+    return view.type == .int32 ? Int(element.load(as: Int32.self)) : Int(element.load(as: Int64.self))
+  }
+
+  /// The length, in range even if the caller's memory changes during the call.
+  subscript(batch: Int) -> Int { min(max(stored(batch: batch), 0), full) }
+}

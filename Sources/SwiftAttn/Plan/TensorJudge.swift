@@ -1,0 +1,120 @@
+/// What is checked of one tensor at a time; every complaint names it.
+enum TensorJudge {
+  static func rank(_ view: TensorView, _ name: StaticString, _ rank: Int) throws(AttentionError) {
+    guard view.rank == rank else {
+      throw AttentionError(
+        .invalidShape, "\(name) has rank \(view.rank) but query has rank \(rank); its shape is \(view.shape)")
+    }
+  }
+
+  /// Type, lengths, memory and strides. `type` nil: any.
+  static func elements(_ view: TensorView, _ name: StaticString, type: ElementType?) throws(AttentionError) {
+    if let type, view.type != type {
+      throw AttentionError(.invalidElementType, "\(name) has dtype \(view.type.name) but must have \(type.name)")
+    }
+    let size = view.type.size
+    var count = 1
+    for axis in 0..<view.rank {
+      guard view.shape[axis] >= 0 else {
+        throw AttentionError(.invalidShape, "\(name) has a negative length: shape \(view.shape)")
+      }
+      guard view.shape[axis] <= 1 || view.strides[axis] % size == 0 else {
+        throw AttentionError(
+          .invalidShape, "\(name) has stride \(view.strides[axis]), which is not a multiple of its \(size)-byte elements")
+      }
+      let (next, overflow) = count.multipliedReportingOverflow(by: max(view.shape[axis], 1))
+      guard !overflow else {
+        throw AttentionError(.invalidShape, "\(name) has more elements than can be addressed: shape \(view.shape)")
+      }
+      count = next
+    }
+    guard !view.isEmpty else { return }
+    guard let data = view.data else { throw AttentionError(.invalidArgument, "\(name) has no data: its pointer is NULL") }
+    guard UInt(bitPattern: data) % UInt(size) == 0 else {
+      throw AttentionError(.invalidArgument, "\(name) is misaligned: its data must lie at a multiple of \(size) bytes")
+    }
+    guard MemoryExtent(view) != nil else {
+      throw AttentionError(.invalidShape, "\(name) reaches beyond the address space: shape \(view.shape)")
+    }
+  }
+
+  static func exact(
+    _ view: TensorView, _ name: StaticString, shape: Shape, type: ElementType
+  ) throws(AttentionError) {
+    var matches = view.rank == shape.rank
+    for axis in 0..<shape.rank where matches { matches = view.shape[axis] == shape[axis] }
+    guard matches else {
+      throw AttentionError(.invalidShape, "\(name) has shape \(view.shape) but must have \(shape)")
+    }
+    try elements(view, name, type: type)
+  }
+
+  static func broadcast(
+    _ view: TensorView, _ name: StaticString, to shape: Shape, type: ElementType
+  ) throws(AttentionError) {
+    if type == .bool, view.type == .float32 || view.type == .float64 {
+      throw AttentionError(
+        .invalidElementType, "\(name) has dtype \(view.type.name) but must be bool; pass an additive float mask as bias")
+    }
+    var fits = view.rank <= shape.rank
+    for n in 1...Shape.maxRank where fits && n <= view.rank {
+      fits = view.shape.last(n) == 1 || view.shape.last(n) == shape.last(n)
+    }
+    guard fits else {
+      throw AttentionError(
+        .invalidShape, "\(name) has shape \(view.shape), which does not broadcast to (..., Hq, Sq, Sk) = \(shape)")
+    }
+    try elements(view, name, type: type)
+  }
+
+  static func lengths(_ view: TensorView?, _ name: StaticString, _ shape: Shape) throws(AttentionError) {
+    guard let view else { return }
+    guard view.type == .int32 || view.type == .int64 else {
+      throw AttentionError(.invalidElementType, "\(name) has dtype \(view.type.name) but must be int32 or int64")
+    }
+    try exact(view, name, shape: shape, type: view.type)
+  }
+}
+
+/// The outputs of one call and what they must keep clear of. Judged before anything is written.
+struct OutputJudge {
+  private static let capacity = 16
+  private var extents = InlineArray<16, MemoryExtent?>(repeating: nil)
+  private var names = InlineArray<16, StaticString>(repeating: "")
+  private var count = 0
+
+  init(inputs arguments: AttentionArguments) {
+    record(arguments.query, "query")
+    record(arguments.key, "key")
+    record(arguments.value, "value")
+    record(arguments.mask, "mask")
+    record(arguments.bias, "bias")
+    record(arguments.keyLengths, "key_lengths")
+    record(arguments.queryLengths, "query_lengths")
+  }
+
+  mutating func record(_ view: TensorView?, _ name: StaticString) {
+    guard let view, count < Self.capacity else { return }
+    extents[count] = MemoryExtent(view)
+    names[count] = name
+    count += 1
+  }
+
+  /// Checks an output's shape, type and memory, and remembers it for the outputs after it.
+  mutating func admit(
+    _ view: TensorView?, _ name: StaticString, shape: Shape, type: ElementType
+  ) throws(AttentionError) {
+    guard let view else { return }
+    try TensorJudge.exact(view, name, shape: shape, type: type)
+    guard let extent = MemoryExtent(view) else { return }
+    guard extent.isInjective else {
+      throw AttentionError(.invalidArgument, "\(name) overlaps itself: two of its elements share memory")
+    }
+    for i in 0..<count {
+      if let other = extents[i], extent.overlaps(other) {
+        throw AttentionError(.invalidArgument, "\(name) overlaps \(names[i]) in memory")
+      }
+    }
+    record(view, name)
+  }
+}

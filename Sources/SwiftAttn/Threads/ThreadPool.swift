@@ -1,0 +1,196 @@
+import CSwiftAttnShims
+import Synchronization
+
+/// The worker threads of the process: created when a call first needs them, parked while there is no work.
+///
+/// One call at a time has the pool. A call that finds it taken, by another thread or by the call it is nested in, runs
+/// alone; so no call waits for another and none can deadlock.
+enum ThreadPool {
+  /// Runs `body(participant)` on the calling thread as participant 0 and on up to `participants - 1` workers as 1, 2, ...,
+  /// each number once; returns when all that started have returned.
+  ///
+  /// Fewer may run than asked for: the pool is taken, a thread could not be created, or the caller was done before a worker
+  /// woke up. So bodies draw their work from a shared counter: any number of participants, even one, completes it.
+  /// `body` must not fork. Allocates once (a closure context); `run(participants:sharing:_:)` never does.
+  static func run(participants: Int, _ body: (_ participant: Int) -> Void) {
+    withoutActuallyEscaping(body) { body in
+      run(participants: participants, sharing: body) { body, participant in body(participant) }
+    }
+  }
+
+  /// The same for a body that is handed what it works on; it allocates nothing when `body` captures nothing.
+  static func run<Context: ~Copyable>(
+    participants: Int, sharing context: borrowing Context,
+    _ body: @escaping (_ context: borrowing Context, _ participant: Int) -> Void
+  ) {
+    guard participants > 1, pool.acquire() else { return body(context, 0) }
+    let wanted = min(participants, ThreadCount.maximum) - 1
+    let workers = pool.grow(to: wanted)
+    withUnsafePointer(to: context) { context in
+      withUnsafePointer(to: Work(body: body, context: context)) { work in
+        let job = Job(work: work) { work, participant in
+          let work = work.assumingMemoryBound(to: Work<Context>.self).pointee
+          work.body(work.context.pointee, participant)
+        }
+        withUnsafePointer(to: job) { job in
+          let lifetime = pool.publish(job, tickets: min(wanted, workers))
+          job.pointee(participant: 0)
+          pool.complete(lifetime)
+        }
+      }
+    }
+  }
+}
+
+/// A body and what it works on, typed.
+private struct Work<Context: ~Copyable> {
+  let body: (_ context: borrowing Context, _ participant: Int) -> Void
+  let context: UnsafePointer<Context>
+}
+
+/// The same with the type erased, as the workers see it. It stands on the stack of the call that has the pool.
+private struct Job {
+  let work: UnsafeRawPointer
+  /// Captures nothing, so that making it allocates nothing.
+  let entry: (_ work: UnsafeRawPointer, _ participant: Int) -> Void
+
+  func callAsFunction(participant: Int) { entry(work, participant) }
+}
+
+/// Statically initialised (all zeros), so that a fork can never catch its lazy initialisation halfway.
+private let pool = Pool()
+
+/// What the callers and the workers share.
+///
+/// A job is a pointer and a number of tickets. A worker that draws a ticket runs the job as that participant; when the
+/// caller has done its own part, it withdraws the tickets that nobody drew and waits for those that were drawn.
+///
+/// Unchecked because `job` is a pointer: only the caller that has the pool writes it, before it offers tickets (release),
+/// and only workers with a ticket (acquire) follow it, before they report back (release), for which that caller waits (acquire).
+private struct Pool: ~Copyable, @unchecked Sendable {
+  private static let stackSize = 512 << 10
+  private static let spinNanoseconds: UInt64 = 30_000
+
+  /// Whether a call has the pool.
+  private let taken = Atomic<Bool>(false)
+  /// The workers created; written by the call that has the pool.
+  private let workers = Atomic<Int>(0)
+  /// The workers that sleep or are about to.
+  private let sleepers = Atomic<Int>(0)
+  private let job = Atomic<UnsafePointer<Job>?>(nil)
+  /// Tickets offered (upper half) and drawn (lower half) of the present job; workers sleep on it while they are equal.
+  private let tickets = Atomic<UInt32>(0)
+  /// Twice the tickets offered and not yet reported back or withdrawn, plus 1 while the caller sleeps on it.
+  private let outstanding = Atomic<UInt32>(0)
+  /// How many forks lie between this process and the one that loaded the library.
+  private let lifetime = Atomic<UInt32>(0)
+  private let handlesFork = Atomic<Bool>(false)
+
+  // MARK: The caller's side
+
+  /// Takes the pool unless it is taken.
+  func acquire() -> Bool {
+    // Before the pool is taken: whatever a fork interrupts, its child finds either an unused pool or a handler that empties
+    // it. Two threads may both register; the handler may well run twice.
+    if !handlesFork.load(ordering: .acquiring) {
+      guard sa_at_fork_in_child({ pool.reset() }) != 0 else { return false }
+      handlesFork.store(true, ordering: .releasing)
+    }
+    return !taken.load(ordering: .relaxed)
+      && taken.compareExchange(expected: false, desired: true, ordering: .acquiring).exchanged
+  }
+
+  /// Creates workers until there are `count` or the system refuses; returns how many there are.
+  func grow(to count: Int) -> Int {
+    var existing = workers.load(ordering: .relaxed)
+    while existing < count, sa_thread_start({ _ in pool.work() }, nil, Self.stackSize) != 0 { existing += 1 }
+    workers.store(existing, ordering: .relaxed)
+    return existing
+  }
+
+  /// Offers `tickets` of a job and wakes as many workers as it takes; returns what `complete` needs.
+  func publish(_ newJob: UnsafePointer<Job>, tickets count: Int) -> UInt32 {
+    job.store(newJob, ordering: .relaxed)
+    outstanding.store(UInt32(2 * count), ordering: .relaxed)
+    // Sequentially consistent with `park`: either a worker going to sleep sees the tickets or it is counted here.
+    tickets.store(UInt32(count) << 16, ordering: .sequentiallyConsistent)
+    let asleep = sleepers.load(ordering: .sequentiallyConsistent)
+    let missing = count - (workers.load(ordering: .relaxed) - asleep)
+    if asleep > 0, missing > 0 {
+      withUnsafePointer(to: tickets) { sa_futex_wake($0, Int32(missing)) }
+    }
+    return lifetime.load(ordering: .relaxed)
+  }
+
+  /// Withdraws the tickets left, waits for the workers that drew one, and gives the pool back.
+  func complete(_ publishedIn: UInt32) {
+    // A body that forked: the child has no workers to wait for, and its pool has been emptied already.
+    guard publishedIn == lifetime.load(ordering: .relaxed) else { return }
+    let final = tickets.exchange(0, ordering: .relaxed)
+    let undrawn = (final >> 16) - (final & 0xFFFF)
+    outstanding.subtract(2 * undrawn, ordering: .relaxed)
+    if !SpinWait.spin(nanoseconds: Self.spinNanoseconds, until: { outstanding.load(ordering: .acquiring) == 0 }) {
+      var left = outstanding.bitwiseOr(1, ordering: .acquiring).newValue
+      while left != 1 {
+        withUnsafePointer(to: outstanding) { sa_futex_wait($0, left) }
+        left = outstanding.load(ordering: .acquiring)
+      }
+    }
+    taken.store(false, ordering: .releasing)
+  }
+
+  // MARK: The workers' side
+
+  /// The life of a worker: it ends with the process.
+  func work() -> Never {
+    while true {
+      let participant = awaitTicket()
+      if let job = job.load(ordering: .relaxed) { job.pointee(participant: participant) }
+      if outstanding.subtract(2, ordering: .releasing).newValue == 1 {
+        withUnsafePointer(to: outstanding) { sa_futex_wake($0, 1) }
+      }
+    }
+  }
+
+  private func awaitTicket() -> Int {
+    var participant = 0
+    while !SpinWait.spin(nanoseconds: Self.spinNanoseconds, until: { drawTicket(&participant) }) { park() }
+    return participant
+  }
+
+  private func drawTicket(_ participant: inout Int) -> Bool {
+    var seen = tickets.load(ordering: .relaxed)
+    while Self.offersTicket(seen) {
+      let (drawn, now) = tickets.weakCompareExchange(expected: seen, desired: seen + 1, ordering: .acquiring)
+      if drawn {
+        participant = Int(seen & 0xFFFF) + 1
+        return true
+      }
+      seen = now
+    }
+    return false
+  }
+
+  /// Sleeps until tickets are offered. The kernel compares the word again, so an offer made meanwhile is not missed.
+  private func park() {
+    sleepers.add(1, ordering: .sequentiallyConsistent)
+    let seen = tickets.load(ordering: .sequentiallyConsistent)
+    if !Self.offersTicket(seen) { withUnsafePointer(to: tickets) { sa_futex_wait($0, seen) } }
+    sleepers.subtract(1, ordering: .relaxed)
+  }
+
+  private static func offersTicket(_ tickets: UInt32) -> Bool { tickets & 0xFFFF < tickets >> 16 }
+
+  // MARK: fork
+
+  /// Makes the pool of a fork's child an unused one: the parent's workers, and its other callers, do not exist there.
+  private func reset() {
+    lifetime.add(1, ordering: .relaxed)
+    workers.store(0, ordering: .relaxed)
+    sleepers.store(0, ordering: .relaxed)
+    job.store(nil, ordering: .relaxed)
+    tickets.store(0, ordering: .relaxed)
+    outstanding.store(0, ordering: .relaxed)
+    taken.store(false, ordering: .relaxed)
+  }
+}

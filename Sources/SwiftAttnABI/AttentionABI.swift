@@ -1,0 +1,108 @@
+public import CSwiftAttn
+import SwiftAttn
+
+// The functions of swiftattn.h, which documents them: a signature that differs from the header does not compile.
+
+@c @implementation
+public func swiftattn_attention_forward(
+  _ attention: UnsafePointer<swiftattn_attention>!, _ out: UnsafePointer<swiftattn_tensor>!,
+  _ lse: UnsafePointer<swiftattn_tensor>!
+) -> swiftattn_status {
+  reportingStatus { () throws(AttentionError) in
+    let arguments = try AttentionArguments(attention)
+    try AttentionOperator.forward(
+      arguments, out: try TensorView(required: out, "out"), lse: try TensorView(optional: lse, "lse"))
+  }
+}
+
+@c @implementation
+public func swiftattn_attention_backward(
+  _ attention: UnsafePointer<swiftattn_attention>!, _ out: UnsafePointer<swiftattn_tensor>!,
+  _ lse: UnsafePointer<swiftattn_tensor>!, _ dout: UnsafePointer<swiftattn_tensor>!,
+  _ gradients: UnsafePointer<swiftattn_attention_gradients>!
+) -> swiftattn_status {
+  reportingStatus { () throws(AttentionError) in
+    let arguments = try AttentionArguments(attention)
+    let results = AttentionResults(
+      out: try TensorView(required: out, "out"), lse: try TensorView(required: lse, "lse"),
+      outGradient: try TensorView(required: dout, "dout"))
+    try AttentionOperator.backward(arguments, results, into: try AttentionGradients(gradients))
+  }
+}
+
+extension AttentionArguments {
+  init(_ attention: UnsafePointer<swiftattn_attention>?) throws(AttentionError) {
+    guard let attention else { throw AttentionError(.invalidArgument, "attention is NULL") }
+    guard attention.pointee.struct_size == MemoryLayout<swiftattn_attention>.size else {
+      throw AttentionError(
+        .invalidArgument,
+        "attention has the unknown struct_size \(Int(clamping: attention.pointee.struct_size))")
+    }
+    let fields = attention.pointee
+    guard let causal = Causal(rawValue: fields.causal) else {
+      throw AttentionError(.invalidArgument, "causal has the unknown value \(Int(fields.causal))")
+    }
+    self.init(
+      query: try TensorView(required: fields.query, "query"), key: try TensorView(required: fields.key, "key"),
+      value: try TensorView(required: fields.value, "value"))
+    mask = try TensorView(optional: fields.mask, "mask")
+    bias = try TensorView(optional: fields.bias, "bias")
+    keyLengths = try TensorView(optional: fields.key_lengths, "key_lengths")
+    queryLengths = try TensorView(optional: fields.query_lengths, "query_lengths")
+    scale = fields.scale?.pointee
+    self.causal = causal
+    if let interrupted = fields.interrupted {
+      interruptCheck = InterruptCheck(context: fields.interrupted_context) { interrupted($0) != 0 }
+    }
+  }
+}
+
+extension AttentionGradients {
+  init(_ gradients: UnsafePointer<swiftattn_attention_gradients>?) throws(AttentionError) {
+    guard let gradients else { throw AttentionError(.invalidArgument, "gradients is NULL") }
+    guard gradients.pointee.struct_size == MemoryLayout<swiftattn_attention_gradients>.size else {
+      throw AttentionError(
+        .invalidArgument,
+        "gradients has the unknown struct_size \(Int(clamping: gradients.pointee.struct_size))")
+    }
+    self.init(
+      query: try TensorView(optional: gradients.pointee.query, "query gradient"),
+      key: try TensorView(optional: gradients.pointee.key, "key gradient"),
+      value: try TensorView(optional: gradients.pointee.value, "value gradient"),
+      bias: try TensorView(optional: gradients.pointee.bias, "bias gradient"))
+  }
+}
+
+extension TensorView {
+  init(required tensor: UnsafePointer<swiftattn_tensor>?, _ name: StaticString) throws(AttentionError) {
+    guard let tensor else { throw AttentionError(.invalidArgument, "\(name) is NULL") }
+    let fields = tensor.pointee
+    guard let type = ElementType(rawValue: fields.dtype) else {
+      throw AttentionError(.invalidElementType, "\(name) has the unknown dtype \(Int(fields.dtype))")
+    }
+    guard 0...Shape.maxRank ~= Int(fields.rank) else {
+      throw AttentionError(.invalidShape, "\(name) has rank \(Int(fields.rank)); at most \(Shape.maxRank) is supported")
+    }
+    var shape = Shape(rank: Int(fields.rank))
+    var strides = Shape(rank: Int(fields.rank))
+    withUnsafePointer(to: fields.shape) { lengths in
+      withUnsafePointer(to: fields.strides) { steps in
+        lengths.withMemoryRebound(to: Int64.self, capacity: Shape.maxRank) { lengths in
+          steps.withMemoryRebound(to: Int64.self, capacity: Shape.maxRank) { steps in
+            for axis in 0..<shape.rank {
+              shape[axis] = Int(lengths[axis])
+              strides[axis] = Int(steps[axis])
+            }
+          }
+        }
+      }
+    }
+    self.init(data: fields.data, type: type, shape: shape, strides: strides)
+  }
+
+  /// Nil for NULL.
+  init?(optional tensor: UnsafePointer<swiftattn_tensor>?, _ name: StaticString) throws(AttentionError) {
+    guard let tensor else { return nil }
+    try self.init(required: tensor, name)
+  }
+}

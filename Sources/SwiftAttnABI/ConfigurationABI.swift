@@ -1,0 +1,77 @@
+public import CSwiftAttn
+import CSwiftAttnShims
+import SwiftAttn
+
+@c @implementation
+public func swiftattn_version() -> UnsafePointer<CChar>! { text("0.1.0") }
+
+@c @implementation
+public func swiftattn_get_num_threads() -> Int32 { Int32(ThreadCount.current) }
+
+@c @implementation
+public func swiftattn_set_num_threads(_ count: Int32) -> swiftattn_status {
+  reportingStatus { () throws(AttentionError) in
+    guard ThreadCount.set(Int(count)) else {
+      throw AttentionError(
+        .invalidArgument, "the number of threads must lie in 0...\(ThreadCount.maximum), but is \(Int(count))")
+    }
+  }
+}
+
+@c @implementation
+public func swiftattn_isa_name(_ index: Int32) -> UnsafePointer<CChar>! {
+  let sets = InstructionSet.allCases
+  return sets.indices.contains(Int(index)) ? text(sets[Int(index)].name) : nil
+}
+
+@c @implementation
+public func swiftattn_isa_supported(_ name: UnsafePointer<CChar>!) -> Int32 {
+  guard let name, let set = InstructionSet(name: name) else { return 0 }
+  return set.isSupported ? 1 : 0
+}
+
+@c @implementation
+public func swiftattn_get_isa() -> UnsafePointer<CChar>! {
+  var name: UnsafePointer<CChar>?
+  _ = reportingStatus { () throws(AttentionError) in name = text(try Dispatch.current().name) }
+  return name
+}
+
+@c @implementation
+public func swiftattn_set_isa(_ name: UnsafePointer<CChar>!) -> swiftattn_status {
+  reportingStatus { () throws(AttentionError) in try Dispatch.choose(name) }
+}
+
+/// A static string as C sees it; the compiler ends each with a zero byte.
+private func text(_ string: StaticString) -> UnsafePointer<CChar> {
+  UnsafeRawPointer(string.utf8Start).assumingMemoryBound(to: CChar.self)
+}
+
+@c @implementation
+public func swiftattn_kernel_id(_ index: Int32) -> UnsafePointer<CChar>! {
+  guard 0..<KernelNames.count ~= Int(index), let set = try? Dispatch.current() else { return nil }
+  return kernelIds.texts[Int(set.rawValue)][Int(index)]
+}
+
+/// Every id as C text, by instruction set; made once and kept. Unchecked because of the pointers, whose text never changes.
+private struct KernelIds: @unchecked Sendable {
+  let texts: [[UnsafePointer<CChar>?]]
+}
+
+private let kernelIds: KernelIds = {
+  var ids = [[UnsafePointer<CChar>?]](repeating: [], count: InstructionSet.allCases.count)
+  for set in InstructionSet.allCases {
+    ids[Int(set.rawValue)] = (0..<KernelNames.count).map { cText(KernelNames.id($0, set)) }
+  }
+  return KernelIds(texts: ids)
+}()
+
+private func cText(_ message: Message) -> UnsafePointer<CChar>? {
+  guard let memory = sa_allocate(message.count + 1) else { return nil }
+  let text = memory.bindMemory(to: CChar.self, capacity: message.count + 1)
+  message.withBytes { bytes in
+    for i in 0..<bytes.count { text[i] = CChar(bitPattern: bytes[i]) }
+  }
+  text[message.count] = 0
+  return UnsafePointer(text)
+}
