@@ -50,5 +50,10 @@ let package = Package(
           "-Xlinker", "-soname=libswiftattn.so.0", "-Xlinker", "--no-undefined", "-Xlinker", "--gc-sections",
         ])
       ]),
+    .target(name: "CTestSupport", path: "Tests/CTestSupport"),
+    .testTarget(
+      name: "AttentionKernelsTests", dependencies: ["AttentionBlocks", "SwiftAttn"]),
+    .testTarget(
+      name: "SwiftAttnTests", dependencies: ["AttentionBlocks", "SwiftAttn", "CTestSupport", "CSwiftAttnShims"]),
   ]
 )

@@ -1,7 +1,6 @@
-import CSwiftAttnShims
 
 /// An element type that attention computes in: `Float` or `Double`.
-public protocol AttentionElement: BinaryFloatingPoint, SIMDScalar, Sendable {
+public protocol AttentionElement: BinaryFloatingPoint, Sendable {
   /// How many of these the kernels' logical vector holds; the same on every instruction set.
   static var lanes: Int { get }
 }

@@ -23,7 +23,7 @@ func softmax<V: LaneVector>(
     let sum = exponentiate(panel, column, reference, V.self)
     V.fma(V.load(state.sum + lane), correction, sum).store(state.sum + lane)
     maximum.store(state.maximum + lane)
-    // Where m moved from -inf, o is still zero.
+    // Where m moved from -inf in all lanes, o is not set yet.
     if V.anyUnequal(V.whereEqual(before, minusInfinity, maximum, before), maximum) {
       rescale(state.output, lane: lane, rows: state.outputRows, correction)
     }

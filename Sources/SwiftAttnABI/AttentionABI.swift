@@ -42,15 +42,19 @@ extension AttentionArguments {
     guard let causal = Causal(rawValue: fields.causal) else {
       throw AttentionError(.invalidArgument, "causal has the unknown value \(Int(fields.causal))")
     }
+    let mask = try TensorView(optional: fields.mask, "mask")
+    let bias = try TensorView(optional: fields.bias, "bias")
+    let keyLengths = try TensorView(optional: fields.key_lengths, "key_lengths")
+    let queryLengths = try TensorView(optional: fields.query_lengths, "query_lengths")
     self.init(
       query: try TensorView(required: fields.query, "query"), key: try TensorView(required: fields.key, "key"),
       value: try TensorView(required: fields.value, "value"))
-    mask = try TensorView(optional: fields.mask, "mask")
-    bias = try TensorView(optional: fields.bias, "bias")
-    keyLengths = try TensorView(optional: fields.key_lengths, "key_lengths")
-    queryLengths = try TensorView(optional: fields.query_lengths, "query_lengths")
-    scale = fields.scale?.pointee
+    self.mask = mask
+    self.bias = bias
+    self.keyLengths = keyLengths
+    self.queryLengths = queryLengths
     self.causal = causal
+    scale = fields.scale?.pointee
     if let interrupted = fields.interrupted {
       interruptCheck = InterruptCheck(context: fields.interrupted_context) { interrupted($0) != 0 }
     }

@@ -1,4 +1,4 @@
-public import CSwiftAttn
+import CSwiftAttn
 import CSwiftAttnShims
 import SwiftAttn
 

@@ -21,8 +21,8 @@ public struct InterruptCheck {
 /// The operands and options that forward and backward share, as views. Nothing has been judged yet: `AttentionPlan` does.
 ///
 /// Shapes: query (B..., Hq, Sq, D), key (B..., Hkv, Sk, D), value (B..., Hkv, Sk, Dv), ranks 2 (S, D), 3 (H, S, D) or more;
-/// mask and bias broadcast to (B..., Hq, Sq, Sk); lengths (B...).
-public struct AttentionArguments {
+/// mask and bias broadcast to (B..., Hq, Sq, Sk); lengths (B...). Not copyable, because it is large.
+public struct AttentionArguments: ~Copyable {
   public var query: TensorView
   public var key: TensorView
   public var value: TensorView

@@ -7,7 +7,7 @@ public enum AttentionOperator {
 
   /// Computes out, and lse unless nil; `AttentionArguments` has the shapes. Nothing is written before all is judged.
   public static func forward(
-    _ arguments: AttentionArguments, out: TensorView, lse: TensorView?
+    _ arguments: borrowing AttentionArguments, out: TensorView, lse: TensorView?
   ) throws(AttentionError) {
     switch arguments.query.type {
     case .float64: try forward(arguments, out: out, lse: lse, Double.self)
@@ -16,7 +16,7 @@ public enum AttentionOperator {
   }
 
   private static func forward<Element: ComputeElement>(
-    _ arguments: AttentionArguments, out: TensorView, lse: TensorView?, _: Element.Type
+    _ arguments: borrowing AttentionArguments, out: TensorView, lse: TensorView?, _: Element.Type
   ) throws(AttentionError) {
     let plan = try AttentionPlan<Element>(arguments)
     let geometry = plan.geometry
@@ -40,7 +40,7 @@ public enum AttentionOperator {
 
   /// Computes the gradients that are not nil. Nothing is written before all is judged.
   public static func backward(
-    _ arguments: AttentionArguments, _ results: AttentionResults, into gradients: AttentionGradients
+    _ arguments: borrowing AttentionArguments, _ results: AttentionResults, into gradients: AttentionGradients
   ) throws(AttentionError) {
     switch arguments.query.type {
     case .float64: try backward(arguments, results, gradients, Double.self)
@@ -49,7 +49,7 @@ public enum AttentionOperator {
   }
 
   private static func backward<Element: ComputeElement>(
-    _ arguments: AttentionArguments, _ results: AttentionResults, _ gradients: AttentionGradients, _: Element.Type
+    _ arguments: borrowing AttentionArguments, _ results: AttentionResults, _ gradients: AttentionGradients, _: Element.Type
   ) throws(AttentionError) {
     let plan = try AttentionPlan<Element>(arguments)
     let (geometry, full) = (plan.geometry, plan.geometry.scoreShape)
@@ -96,7 +96,7 @@ public enum AttentionOperator {
   }
 
   private static func judge(
-    _ gradients: AttentionGradients, _ arguments: AttentionArguments, _ results: AttentionResults, _ type: ElementType
+    _ gradients: AttentionGradients, _ arguments: borrowing AttentionArguments, _ results: AttentionResults, _ type: ElementType
   ) throws(AttentionError) {
     var outputs = OutputJudge(inputs: arguments)
     outputs.record(results.out, "out")

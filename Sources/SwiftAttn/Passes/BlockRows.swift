@@ -76,6 +76,8 @@ struct Panel {
   private(set) var mostFirst = 0
   private(set) var leastEnd = Int.max
   private(set) var mostEnd = 0
+  /// Whether forward's accumulator holds anything yet.
+  var hasOutput = false
 
   init<Element>(_ index: Int, of rows: BlockRows<Element>) {
     let lanes = BlockSize.vectorsPerPanel * Element.lanes

@@ -28,25 +28,34 @@ struct ForwardPass<Element: ComputeElement>: Sendable {
   ) {
     prepare(state)
     let rows = state.rows
-    let panels = (rows.vectors + BlockSize.vectorsPerPanel - 1) / BlockSize.vectorsPerPanel
-    let first = Panel(0, of: rows)
-    let second = Panel(1, of: rows)
+    var first = Panel(0, of: rows)
+    var second = Panel(1, of: rows)
     let start = min(first.leastFirst, second.leastFirst) / BlockSize.keys * BlockSize.keys
     let end = max(first.mostEnd, second.mostEnd)
     let visibility = Visibility(mask: plan.mask, bias: plan.bias, masking: kernels.masking)
     let head = HeadOperands(plan, rows.block)
     for blockStart in stride(from: start, to: end, by: BlockSize.keys) {
       let count = min(BlockSize.keys, plan.geometry.seqLenK - blockStart)
-      for index in 0..<panels {
-        let panel = index == 0 ? first : second
+      func attend(_ panel: inout Panel) {
         let keys = visibility.keys(start: blockStart, count: count, panel: panel, rows: rows)
-        if !keys.isEmpty { attend(state, panel, KeyBlock(start: blockStart, keys: keys), head) }
+        guard !keys.isEmpty else { return }
+        self.attend(state, panel, KeyBlock(start: blockStart, keys: keys), head)
+        panel.hasOutput = true
       }
+      attend(&first)
+      if second.rows > 0 { attend(&second) }
       if control.shouldStop(participant: participant) { return }
     }
+    if !first.hasOutput { clearOutput(state, first) }
+    if !second.hasOutput { clearOutput(state, second) }
   }
 
-  /// Queries into the lanes, scaled; m = -inf, l = 0, o = 0.
+  private func clearOutput(_ state: ForwardWorkspace<Element>, _ panel: Panel) {
+    state.output.lanes(from: panel.lane).fill(
+      rows: plan.geometry.valueDim, lanes: panel.vectors * Element.lanes, 0)
+  }
+
+  /// Queries into the lanes, scaled; m = -inf, l = 0. The first product sets o.
   private func prepare(_ state: ForwardWorkspace<Element>) {
     let rows = state.rows
     kernels.layout.gather(
@@ -54,7 +63,6 @@ struct ForwardPass<Element: ComputeElement>: Sendable {
     let lanes = rows.vectors * Element.lanes
     state.maximum.update(repeating: -.infinity, count: lanes)
     state.sum.update(repeating: 0, count: lanes)
-    state.output.fill(rows: plan.geometry.valueDim, lanes: lanes, 0)
   }
 
   /// One panel against one block of keys: s = K Q^T, softmax, o += V^T P.
@@ -76,11 +84,12 @@ struct ForwardPass<Element: ComputeElement>: Sendable {
       a: firstValue, rowStride: plan.value.column, depthStride: plan.value.row, rows: plan.geometry.valueDim,
       depth: block.count, vectors: panel.vectors,
       b: scores.row(block.keys.first), bStride: scores.scores.stride, c: output.base, cStride: output.stride,
-      accumulates: true)
+      accumulates: panel.hasOutput)
     if block.keys.hidesPairs
       && kernels.masking.hasNonFinite(
         firstValue, plan.value.row, plan.value.column, product.depth, plan.geometry.valueDim)
     {
+      if !panel.hasOutput { clearOutput(state, panel) }
       kernels.products.multiplyVisibleKeys(product, scores)
     } else {
       kernels.products.multiply(product)

@@ -18,7 +18,7 @@ struct AttentionPlan<Element: ComputeElement>: Sendable {
   let queryFactor: Element
   let scoreFactor: Element
 
-  init(_ arguments: AttentionArguments) throws(AttentionError) {
+  init(_ arguments: borrowing AttentionArguments) throws(AttentionError) {
     geometry = try Geometry(arguments)
     let full = geometry.scoreShape
     query = Operand(arguments.query, alignedTo: full, as: Element.self)
@@ -49,6 +49,7 @@ struct AttentionPlan<Element: ComputeElement>: Sendable {
   private static func check(
     _ lengths: Lengths, _ geometry: Geometry, _ name: StaticString, _ limit: StaticString, full: Int
   ) throws(AttentionError) {
+    guard lengths.areGiven else { return }
     for batch in 0..<geometry.batches {
       let length = lengths.stored(batch: batch)
       guard 0...full ~= length else {
@@ -80,7 +81,7 @@ struct Geometry: Sendable {
   /// Rows of one key/value head: its query heads are packed, queries outermost.
   var rowsPerHead: Int { groupSize * seqLenQ }
 
-  init(_ arguments: AttentionArguments) throws(AttentionError) {
+  init(_ arguments: borrowing AttentionArguments) throws(AttentionError) {
     let (query, key, value) = (arguments.query, arguments.key, arguments.value)
     let rank = query.rank
     guard rank >= 2 else {

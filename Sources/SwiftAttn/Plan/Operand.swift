@@ -10,8 +10,9 @@ struct Operand<Element>: @unchecked Sendable {
   let row: Int
   let column: Int
   private var batchRank = 0
-  private var batchShape = InlineArray<8, Int>(repeating: 1)
-  private var batchStrides = InlineArray<8, Int>(repeating: 0)
+  // Rank 8 less heads, rows and columns.
+  private var batchShape = InlineArray<5, Int>(repeating: 1)
+  private var batchStrides = InlineArray<5, Int>(repeating: 0)
 
   /// `view` right-aligned against `full` = (B..., H, rows, columns), of rank 3 or more.
   init(_ view: TensorView, alignedTo full: Shape, as: Element.Type) {
@@ -79,6 +80,8 @@ struct Lengths: @unchecked Sendable {
     self.view = view
     self.full = full
   }
+
+  var areGiven: Bool { view != nil }
 
   /// The length as the caller gave it.
   func stored(batch: Int) -> Int {

@@ -1,25 +1,21 @@
-/// Do two tensors share a byte? Decides which outputs are safe to write.
-///
-/// Byte addresses of a tensor are base + sum x_i * |stride_i| + e with 0 <= x_i < length_i, 0 <= e < element size. Two
-/// tensors meet when a bounded linear equation with positive coefficients has a solution; strides nest in practice, so a
-/// search from the largest coefficient down decides after a few steps. Views that interleave (the thirds of a packed
-/// query-key-value array) are told apart from views that touch.
-struct MemoryExtent {
-  /// The first and one past the last byte; equal when there are no elements.
+/// The bytes between a tensor's first and last: start ..< end, equal when it has no elements.
+struct MemoryExtent: Equatable {
+  /// More than any address space, and small enough that sums of two extents cannot overflow.
+  private static let largest: UInt = 1 << 60
+
   private(set) var start: UInt
   private(set) var end: UInt
-  private let view: TensorView
-  /// More than any address space, and small enough that the sums below cannot overflow.
-  private static let largest: UInt = 1 << 60
+
+  static let nowhere = MemoryExtent()
+  private init() { (start, end) = (0, 0) }
 
   /// Nil when the extent does not fit the address space.
   init?(_ view: TensorView) {
-    self.view = view
     let base = UInt(bitPattern: view.data)
     start = base
     end = base
     guard !view.isEmpty else { return }
-    for axis in 0..<view.rank {
+    for axis in 0..<view.rank where view.shape[axis] > 1 {
       let (span, tooFar) = view.strides[axis].multipliedReportingOverflow(by: view.shape[axis] - 1)
       guard !tooFar, span != .min else { return nil }
       let (bound, wraps) =
@@ -33,8 +29,20 @@ struct MemoryExtent {
     end = last
   }
 
+  func intersects(_ other: MemoryExtent) -> Bool {
+    start < other.end && other.start < end && start < end && other.start < other.end
+  }
+}
+
+/// Do tensors share a byte? Decides which outputs are safe to write.
+///
+/// Byte addresses of a tensor are base + sum x_i * |stride_i| + e with 0 <= x_i < length_i, 0 <= e < element size. Two
+/// tensors meet when a bounded linear equation with positive coefficients has a solution; strides nest in practice, so a
+/// search from the largest coefficient down decides after a few steps. Views that interleave (the thirds of a packed
+/// query-key-value array) are told apart from views that touch.
+enum MemoryOverlap {
   /// Whether no two elements share memory, judged by strides that nest; stranger layouts count as sharing.
-  var isInjective: Bool {
+  static func isInjective(_ view: TensorView) -> Bool {
     guard !view.isEmpty else { return true }
     var equation = LinearEquation(target: 0)
     for axis in 0..<view.rank where view.shape[axis] > 1 {
@@ -43,12 +51,14 @@ struct MemoryExtent {
     return equation.isNested(within: UInt(view.type.size))
   }
 
-  func overlaps(_ other: MemoryExtent) -> Bool {
-    guard start < other.end, other.start < end, start < end, other.start < other.end else { return false }
-    // this.start + sum(terms) = other.end - 1 - sum(terms): mirrored, so that all coefficients are positive.
-    var equation = LinearEquation(target: other.end - 1 - start)
-    equation.add(view)
-    equation.add(other.view)
+  /// Whether two tensors share memory; also true where strides that do not nest keep the search from an end.
+  static func exists(_ a: TensorView, _ b: TensorView) -> Bool {
+    guard let first = MemoryExtent(a), let second = MemoryExtent(b) else { return true }
+    guard first.intersects(second) else { return false }
+    // first.start + sum(terms) = second.end - 1 - sum(terms): mirrored, so that all coefficients are positive.
+    var equation = LinearEquation(target: second.end - 1 - first.start)
+    equation.add(a)
+    equation.add(b)
     return equation.mayHaveSolution()
   }
 }

@@ -77,13 +77,18 @@ enum TensorJudge {
 }
 
 /// The outputs of one call and what they must keep clear of. Judged before anything is written.
-struct OutputJudge {
+struct OutputJudge: ~Copyable {
   private static let capacity = 16
-  private var extents = InlineArray<16, MemoryExtent?>(repeating: nil)
-  private var names = InlineArray<16, StaticString>(repeating: "")
+  private var known = InlineArray<16, Known>(repeating: Known())
   private var count = 0
 
-  init(inputs arguments: AttentionArguments) {
+  private struct Known {
+    var view = TensorView(data: nil, type: .bool, shape: Shape(rank: 0), strides: Shape(rank: 0))
+    var extent = MemoryExtent.nowhere
+    var name: StaticString = ""
+  }
+
+  init(inputs arguments: borrowing AttentionArguments) {
     record(arguments.query, "query")
     record(arguments.key, "key")
     record(arguments.value, "value")
@@ -94,9 +99,8 @@ struct OutputJudge {
   }
 
   mutating func record(_ view: TensorView?, _ name: StaticString) {
-    guard let view, count < Self.capacity else { return }
-    extents[count] = MemoryExtent(view)
-    names[count] = name
+    guard let view, count < Self.capacity, let extent = MemoryExtent(view) else { return }
+    known[count] = Known(view: view, extent: extent, name: name)
     count += 1
   }
 
@@ -106,14 +110,12 @@ struct OutputJudge {
   ) throws(AttentionError) {
     guard let view else { return }
     try TensorJudge.exact(view, name, shape: shape, type: type)
-    guard let extent = MemoryExtent(view) else { return }
-    guard extent.isInjective else {
+    guard MemoryOverlap.isInjective(view) else {
       throw AttentionError(.invalidArgument, "\(name) overlaps itself: two of its elements share memory")
     }
-    for i in 0..<count {
-      if let other = extents[i], extent.overlaps(other) {
-        throw AttentionError(.invalidArgument, "\(name) overlaps \(names[i]) in memory")
-      }
+    guard let extent = MemoryExtent(view) else { return }
+    for i in 0..<count where known[i].extent.intersects(extent) && MemoryOverlap.exists(known[i].view, view) {
+      throw AttentionError(.invalidArgument, "\(name) overlaps \(known[i].name) in memory")
     }
     record(view, name)
   }

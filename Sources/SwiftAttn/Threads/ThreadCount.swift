@@ -33,8 +33,8 @@ public enum ThreadCount {
 
   /// What a value of `SWIFTATTN_NUM_THREADS` asks for: nil unless it is all digits and in range.
   static func parse(_ text: Span<UInt8>) -> Int? {
-    var scanner = ByteScanner(text)
-    guard let count = scanner.number(), scanner.isAtEnd, 1...maximum ~= count else { return nil }
+    var position = 0
+    guard let count = text.number(at: &position), position == text.count, 1...maximum ~= count else { return nil }
     return count
   }
 

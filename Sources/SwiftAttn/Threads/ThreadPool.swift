@@ -11,50 +11,29 @@ enum ThreadPool {
   ///
   /// Fewer may run than asked for: the pool is taken, a thread could not be created, or the caller was done before a worker
   /// woke up. So bodies draw their work from a shared counter: any number of participants, even one, completes it.
-  /// `body` must not fork. Allocates once (a closure context); `run(participants:sharing:_:)` never does.
+  ///
+  /// `body` may not fork and return in the child: the workers that it would wait for, and their work, are not there.
   static func run(participants: Int, _ body: (_ participant: Int) -> Void) {
-    withoutActuallyEscaping(body) { body in
-      run(participants: participants, sharing: body) { body, participant in body(participant) }
-    }
-  }
-
-  /// The same for a body that is handed what it works on; it allocates nothing when `body` captures nothing.
-  static func run<Context: ~Copyable>(
-    participants: Int, sharing context: borrowing Context,
-    _ body: @escaping (_ context: borrowing Context, _ participant: Int) -> Void
-  ) {
-    guard participants > 1, pool.acquire() else { return body(context, 0) }
+    guard participants > 1, pool.acquire() else { return body(0) }
     let wanted = min(participants, ThreadCount.maximum) - 1
     let workers = pool.grow(to: wanted)
-    withUnsafePointer(to: context) { context in
-      withUnsafePointer(to: Work(body: body, context: context)) { work in
-        let job = Job(work: work) { work, participant in
-          let work = work.assumingMemoryBound(to: Work<Context>.self).pointee
-          work.body(work.context.pointee, participant)
-        }
-        withUnsafePointer(to: job) { job in
-          let lifetime = pool.publish(job, tickets: min(wanted, workers))
-          job.pointee(participant: 0)
-          pool.complete(lifetime)
-        }
+    // Swift makes one small object here, the escaping form of `body`; no language feature shares a closure without one.
+    withoutActuallyEscaping(body) { escapingBody in
+      withUnsafePointer(to: Job(body: escapingBody)) { job in
+        pool.publish(job, tickets: min(wanted, workers))
+        body(0)
+        pool.complete()
       }
     }
   }
 }
 
-/// A body and what it works on, typed.
-private struct Work<Context: ~Copyable> {
-  let body: (_ context: borrowing Context, _ participant: Int) -> Void
-  let context: UnsafePointer<Context>
-}
+/// What the workers run; it stands on the stack of the call that has the pool. Not copyable, so that they borrow the
+/// closure: the call checks that nobody holds on to it.
+private struct Job: ~Copyable {
+  let body: (_ participant: Int) -> Void
 
-/// The same with the type erased, as the workers see it. It stands on the stack of the call that has the pool.
-private struct Job {
-  let work: UnsafeRawPointer
-  /// Captures nothing, so that making it allocates nothing.
-  let entry: (_ work: UnsafeRawPointer, _ participant: Int) -> Void
-
-  func callAsFunction(participant: Int) { entry(work, participant) }
+  func run(participant: Int) { body(participant) }
 }
 
 /// Statically initialised (all zeros), so that a fork can never catch its lazy initialisation halfway.
@@ -82,8 +61,6 @@ private struct Pool: ~Copyable, @unchecked Sendable {
   private let tickets = Atomic<UInt32>(0)
   /// Twice the tickets offered and not yet reported back or withdrawn, plus 1 while the caller sleeps on it.
   private let outstanding = Atomic<UInt32>(0)
-  /// How many forks lie between this process and the one that loaded the library.
-  private let lifetime = Atomic<UInt32>(0)
   private let handlesFork = Atomic<Bool>(false)
 
   // MARK: The caller's side
@@ -108,8 +85,8 @@ private struct Pool: ~Copyable, @unchecked Sendable {
     return existing
   }
 
-  /// Offers `tickets` of a job and wakes as many workers as it takes; returns what `complete` needs.
-  func publish(_ newJob: UnsafePointer<Job>, tickets count: Int) -> UInt32 {
+  /// Offers `tickets` of a job and wakes as many workers as it takes.
+  func publish(_ newJob: UnsafePointer<Job>, tickets count: Int) {
     job.store(newJob, ordering: .relaxed)
     outstanding.store(UInt32(2 * count), ordering: .relaxed)
     // Sequentially consistent with `park`: either a worker going to sleep sees the tickets or it is counted here.
@@ -119,13 +96,10 @@ private struct Pool: ~Copyable, @unchecked Sendable {
     if asleep > 0, missing > 0 {
       withUnsafePointer(to: tickets) { sa_futex_wake($0, Int32(missing)) }
     }
-    return lifetime.load(ordering: .relaxed)
   }
 
   /// Withdraws the tickets left, waits for the workers that drew one, and gives the pool back.
-  func complete(_ publishedIn: UInt32) {
-    // A body that forked: the child has no workers to wait for, and its pool has been emptied already.
-    guard publishedIn == lifetime.load(ordering: .relaxed) else { return }
+  func complete() {
     let final = tickets.exchange(0, ordering: .relaxed)
     let undrawn = (final >> 16) - (final & 0xFFFF)
     outstanding.subtract(2 * undrawn, ordering: .relaxed)
@@ -144,12 +118,17 @@ private struct Pool: ~Copyable, @unchecked Sendable {
   /// The life of a worker: it ends with the process.
   func work() -> Never {
     while true {
-      let participant = awaitTicket()
-      if let job = job.load(ordering: .relaxed) { job.pointee(participant: participant) }
+      perform(participant: awaitTicket())
       if outstanding.subtract(2, ordering: .releasing).newValue == 1 {
         withUnsafePointer(to: outstanding) { sa_futex_wake($0, 1) }
       }
     }
+  }
+
+  /// Not inlined, so that whatever it holds of the job is let go before the worker reports back.
+  @inline(never)
+  private func perform(participant: Int) {
+    job.load(ordering: .relaxed)?.pointee.run(participant: participant)
   }
 
   private func awaitTicket() -> Int {
@@ -185,7 +164,6 @@ private struct Pool: ~Copyable, @unchecked Sendable {
 
   /// Makes the pool of a fork's child an unused one: the parent's workers, and its other callers, do not exist there.
   private func reset() {
-    lifetime.add(1, ordering: .relaxed)
     workers.store(0, ordering: .relaxed)
     sleepers.store(0, ordering: .relaxed)
     job.store(nil, ordering: .relaxed)

@@ -1,0 +1,128 @@
+import AttentionBlocks
+import Foundation
+import Testing
+
+@testable import SwiftAttn
+
+@Suite struct SoftmaxTests {
+  /// Softmax of one vector of queries over `blocks` of keys, as [key][lane] probabilities, from base-2 scores.
+  private func run<T: ComputeElement>(_ tier: InstructionSet, blocks: [[T]]) -> (p: [[T]], m: [T], l: [T], o: [T]) {
+    let lanes = T.lanes
+    var m = [T](repeating: -.infinity, count: lanes)
+    var l = [T](repeating: 0, count: lanes)
+    var o = [T](repeating: 0, count: lanes)
+    var probabilities: [[T]] = []
+    for block in blocks {
+      var scores = block
+      withMatrix(&scores, stride: lanes) { matrix in
+        withMatrix(&o, stride: lanes) { output in
+          m.withUnsafeMutableBufferPointer { m in
+            l.withUnsafeMutableBufferPointer { l in
+              T.kernels(tier).scores.softmax(
+                PanelScores(
+                  scores: matrix, firstKey: 0, endKey: block.count / lanes, vectors: 1, visibility: nil,
+                  visibilityStride: 0),
+                SoftmaxState(maximum: m.baseAddress!, sum: l.baseAddress!, output: output, outputRows: 1))
+            }
+          }
+        }
+      }
+      // As the product with a value of 1 would.
+      for key in 0..<block.count / lanes {
+        for lane in 0..<lanes { o[lane] += scores[key * lanes + lane] }
+      }
+      probabilities.append(scores)
+    }
+    return (probabilities, m, l, o)
+  }
+
+  @Test("2^x is within 1.5 ulp from 0 to the smallest normal number, 1 at 0 and 0 at -inf", arguments: tiers)
+  func exp2Accuracy(_ tier: InstructionSet) {
+    exp2Accuracy(tier, Float.self, smallest: -126)
+    exp2Accuracy(tier, Double.self, smallest: -1022)
+  }
+
+  private func exp2Accuracy<T: ComputeElement>(_ tier: InstructionSet, _: T.Type, smallest: Double) {
+    let lanes = T.lanes
+    // The first key holds the maximum, 0, so that m is 0 and the others are plain 2^x.
+    var scores = [T](repeating: 0, count: lanes)
+    let steps = 4001
+    var inputs: [T] = []
+    for i in 0..<steps * lanes {
+      // Not a short binary fraction, so that every bit of the reduction matters.
+      inputs.append(T(smallest * Double(i) / Double(steps * lanes) * 0.999_987))
+    }
+    for first in stride(from: 0, to: inputs.count, by: 32 * lanes) {
+      let part = Array(inputs[first..<min(first + 32 * lanes, inputs.count)])
+      scores = [T](repeating: 0, count: lanes) + part
+      let p = run(tier, blocks: [scores]).p[0]
+      for (i, x) in part.enumerated() {
+        let truth = Foundation.exp2(Double(x))
+        let error = abs(Double(p[lanes + i]) - truth) / truth
+        #expect(error <= 1.5 * Double(T.ulpOfOne), "\(tier.name): 2^\(x)")
+      }
+    }
+    let edge = run(tier, blocks: [[T](repeating: 0, count: lanes) + [T](repeating: -.infinity, count: lanes)]).p[0]
+    #expect(edge == [T](repeating: 1, count: lanes) + [T](repeating: 0, count: lanes))
+  }
+
+  @Test("a rising maximum rescales sum and output", arguments: tiers)
+  func rescale(_ tier: InstructionSet) {
+    let lanes = Float.lanes
+    let low = [Float](repeating: 0, count: 3 * lanes)
+    // Lanes 0... see the maximum rise by their number, lane 0 not at all.
+    let high = (0..<lanes).map { Float($0) }
+    let result = run(tier, blocks: [low, high])
+    for lane in 0..<lanes {
+      let expected = 3 * Foundation.exp2(-Double(lane)) + 1
+      #expect(result.m[lane] == Float(lane))
+      #expect(abs(Double(result.l[lane]) - expected) <= 1e-6 * expected)
+      #expect(abs(Double(result.o[lane]) - expected) <= 1e-6 * expected, "the output was not rescaled")
+    }
+  }
+
+  @Test("rows that have seen nothing stay empty and rows with NaN stay their own", arguments: tiers)
+  func emptyAndNaN(_ tier: InstructionSet) {
+    let lanes = Float.lanes
+    var scores = [Float](repeating: -.infinity, count: 2 * lanes)
+    scores[1] = 3
+    scores[2] = .nan
+    let result = run(tier, blocks: [scores, scores])
+    #expect(result.m[0] == -.infinity && result.l[0] == 0 && result.o[0] == 0)
+    #expect(result.m[1] == 3 && result.l[1] == 2)
+    #expect(result.l[2].isNaN)
+    #expect(result.l[3] == 0)
+  }
+
+  @Test("dS = P (dP - delta), zero where hidden", arguments: tiers)
+  func gradient(_ tier: InstructionSet) {
+    let lanes = Double.lanes
+    var numbers = Numbers(seed: 3)
+    let s: [Double] = numbers.array(5 * lanes)
+    let dP: [Double] = numbers.array(5 * lanes)
+    let lse: [Double] = (0..<lanes).map { _ in 2 + numbers.next() }
+    let delta: [Double] = numbers.array(lanes)
+    let words = (0..<lanes).map { UInt64(0b11111) & ~(UInt64(1) << UInt64($0 % 5)) }
+    var scores = s
+    var gradient = dP
+    withMatrix(&scores, stride: lanes) { scores in
+      withMatrix(&gradient, stride: lanes) { gradient in
+        visibilityWords(words).withUnsafeBufferPointer { visibility in
+          Double.kernels(tier).scores.softmaxGradient(
+            PanelScores(
+              scores: scores, firstKey: 0, endKey: 5, vectors: 1, visibility: visibility.baseAddress,
+              visibilityStride: lanes),
+            SoftmaxGradient(gradient: gradient, logSumExp: lse, delta: delta))
+        }
+      }
+    }
+    for key in 0..<5 {
+      for lane in 0..<lanes {
+        let at = key * lanes + lane
+        let p = words[lane] >> UInt64(key) & 1 == 1 ? Foundation.exp2(s[at] - lse[lane]) : 0
+        #expect(abs(scores[at] - p) < 1e-14)
+        #expect(abs(gradient[at] - p * (dP[at] - delta[lane])) < 1e-14)
+      }
+    }
+  }
+}
