@@ -33,7 +33,15 @@ func addBiasGradient<V: LaneVector>(
   withTileScratch(matrixStride: panel.scores.stride, V.self) { scratch in
     forEachTile(gradient.rows, gradient.columns, side: V.lanes) { row, column, rowCount, columnCount in
       let source = panel.scores.base + ((panel.firstKey &+ column) &* panel.scores.stride &+ row)
-      V.transpose(source, scratch.matrixOffsets, to: scratch.tile, scratch.tileOffsets, factor: V(repeating: 1))
+      if columnCount == V.lanes {
+        V.transpose(source, scratch.matrixOffsets, to: scratch.tile, scratch.tileOffsets, factor: V(repeating: 1))
+      } else {
+        // A whole tile would read past the panel's last key.
+        for r in 0..<rowCount {
+          for c in 0..<columnCount { scratch.tile[r &* V.lanes &+ c] = source[c &* panel.scores.stride &+ r] }
+          for c in columnCount..<V.lanes { scratch.tile[r &* V.lanes &+ c] = 0 }
+        }
+      }
       for r in 0..<rowCount {
         let values = scratch.tile + r &* V.lanes
         let offset = gradient.offsets[row &+ r]

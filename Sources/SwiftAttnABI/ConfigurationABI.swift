@@ -39,7 +39,10 @@ public func swiftattn_get_isa() -> UnsafePointer<CChar>! {
 
 @c @implementation
 public func swiftattn_set_isa(_ name: UnsafePointer<CChar>!) -> swiftattn_status {
-  reportingStatus { () throws(AttentionError) in try Dispatch.choose(name) }
+  reportingStatus { () throws(AttentionError) in
+    guard let name else { return Dispatch.chooseDefault() }
+    try Dispatch.choose(named: name)
+  }
 }
 
 /// A static string as C sees it; the compiler ends each with a zero byte.

@@ -69,11 +69,19 @@ public enum Dispatch {
     return remember(try find(name, source: "SWIFTATTN_ISA"))
   }
 
-  /// Chooses by name for calls that start from now on, in all threads; nil returns to the default.
-  public static func choose(_ name: UnsafePointer<CChar>?) throws(AttentionError) {
-    guard let name else { return chosen.store(undecided, ordering: .relaxed) }
-    chosen.store(try find(name, source: "the instruction set").rawValue, ordering: .relaxed)
+  /// Chooses for calls that start from now on, in all threads.
+  public static func choose(_ set: InstructionSet) throws(AttentionError) {
+    guard set.isSupported else { throw unsupported(set.name, source: "the instruction set") }
+    _ = remember(set)
   }
+
+  /// The same by name.
+  public static func choose(named name: UnsafePointer<CChar>) throws(AttentionError) {
+    _ = remember(try find(name, source: "the instruction set"))
+  }
+
+  /// Returns to the environment variable's choice, or the best.
+  public static func chooseDefault() { chosen.store(undecided, ordering: .relaxed) }
 
   private static func find(
     _ name: UnsafePointer<CChar>, source: StaticString
@@ -82,11 +90,12 @@ public enum Dispatch {
       throw AttentionError(
         .unsupportedInstructionSet, "\(source) is '\(cString: name)', but must be one of \(known)")
     }
-    guard found.isSupported else {
-      throw AttentionError(
-        .unsupportedInstructionSet, "\(source) is '\(cString: name)', which this processor does not support")
-    }
+    guard found.isSupported else { throw unsupported(found.name, source: source) }
     return found
+  }
+
+  private static func unsupported(_ name: StaticString, source: StaticString) -> AttentionError {
+    AttentionError(.unsupportedInstructionSet, "\(source) is '\(name)', which this processor does not support")
   }
 
   private static func remember(_ found: InstructionSet) -> InstructionSet {

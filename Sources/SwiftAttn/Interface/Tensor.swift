@@ -37,7 +37,7 @@ public struct Tensor<Element: Sendable>: Sendable {
     var step = MemoryLayout<Element>.stride
     for axis in shape.indices.reversed() {
       strides[axis] = step
-      step *= max(shape[axis], 1)
+      step &*= max(shape[axis], 1)
     }
     return TensorView(data: data, type: type, shape: lengths, strides: strides)
   }

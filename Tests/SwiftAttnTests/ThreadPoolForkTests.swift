@@ -1,0 +1,68 @@
+import CTestSupport
+import Synchronization
+import Testing
+
+@testable import SwiftAttn
+
+@Suite(.serialized) struct ThreadPoolForkTests {
+  /// What a process with a working pool can do; also run before forking, so that the child meets no half-built state of the
+  /// Swift runtime, whose locks a fork does not repair.
+  private static func poolWorks() -> Bool {
+    poolCanAssemble(3) && RunRecord.make(participants: 4, items: 200).isCorrect
+  }
+
+  /// The exit code of a forked child: 0 when `body` was true there.
+  private static func exitCodeOfChild(_ body: () -> Bool) -> Int32 {
+    let child = sa_test_fork(60)
+    if child == 0 { sa_test_exit(body() ? 0 : 1) }
+    return sa_test_wait(child)
+  }
+
+  @Test func childAndParentBothHaveThreads() {
+    #expect(Self.poolWorks())
+    for _ in 0..<5 { #expect(Self.exitCodeOfChild(Self.poolWorks) == 0) }
+    #expect(Self.poolWorks())
+  }
+
+  @Test func grandchildHasThreads() {
+    #expect(Self.poolWorks())
+    #expect(Self.exitCodeOfChild { Self.poolWorks() && Self.exitCodeOfChild(Self.poolWorks) == 0 } == 0)
+  }
+
+  @Test func childOfAParentInsideRunHasThreads() {
+    #expect(Self.poolWorks())
+    let inside = Mutex(false)
+    let release = Mutex(false)
+    let join = startThreads(1) { _ in
+      ThreadPool.run(participants: 3) { _ in
+        inside.withLock { $0 = true }
+        var spinner = SpinWait()
+        while !release.withLock({ $0 }) { spinner.wait() }
+      }
+    }
+    var spinner = SpinWait()
+    while !inside.withLock({ $0 }) { spinner.wait() }
+    let code = Self.exitCodeOfChild(Self.poolWorks)
+    release.withLock { $0 = true }
+    join()
+    #expect(code == 0)
+    #expect(Self.poolWorks())
+  }
+
+  /// Forks while another thread goes in and out of the pool as fast as it can, to catch it in as many states as possible.
+  @Test func childOfABusyParentHasThreads() {
+    #expect(Self.poolWorks())
+    let finished = Mutex(false)
+    let wrong = Mutex(0)
+    let join = startThreads(1) { _ in
+      while !finished.withLock({ $0 }) {
+        if !RunRecord.make(participants: 4, items: 20).isCorrect { wrong.withLock { $0 += 1 } }
+      }
+    }
+    let codes = (0..<30).map { _ in Self.exitCodeOfChild(Self.poolWorks) }
+    finished.withLock { $0 = true }
+    join()
+    #expect(codes.allSatisfy { $0 == 0 })
+    #expect(wrong.withLock { $0 } == 0)
+  }
+}
