@@ -1,0 +1,90 @@
+/* What the three files of the extension module swiftattn._core share.
+ *
+ * _core.c            the module: methods, threads and instruction sets, statuses as exceptions
+ * _core_operands.c   Python objects to tensor descriptors
+ * _core_attention.c  forward and backward: one Python call, one library call */
+#ifndef SWIFTATTN_PYTHON_CORE_H
+#define SWIFTATTN_PYTHON_CORE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdbool.h>
+
+#define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
+#define NPY_TARGET_VERSION NPY_1_22_API_VERSION
+#define PY_ARRAY_UNIQUE_SYMBOL swiftattn_core_array_api
+#ifndef SWIFTATTN_CORE_IMPORTS_NUMPY
+#define NO_IMPORT_ARRAY
+#endif
+#include <numpy/arrayobject.h>
+
+#include "swiftattn.h"
+
+typedef struct core_state {
+  PyObject *from_dlpack; /* numpy.from_dlpack */
+} core_state;
+
+/* A parameter of the Python functions that takes an array. */
+typedef struct core_parameter {
+  const char *name;       /* as the library's own messages call it */
+  const char *dtypes;     /* the element types that work, for messages */
+  bool follows_layout;    /* false: the axes keep their order whatever `layout` says */
+  int32_t required_dtype; /* 0: the library judges */
+} core_parameter;
+
+/* The positional arguments that forward and backward have in common, in their order. */
+enum shared_argument {
+  ARGUMENT_QUERY,
+  ARGUMENT_KEY,
+  ARGUMENT_VALUE,
+  ARGUMENT_MASK,
+  ARGUMENT_BIAS,
+  ARGUMENT_CAUSAL,
+  ARGUMENT_KEY_LENGTHS,
+  ARGUMENT_QUERY_LENGTHS,
+  ARGUMENT_SCALE,
+  ARGUMENT_LAYOUT,
+  SHARED_ARGUMENT_COUNT
+};
+
+/* seven operands; dout, out and lse; four gradients */
+#define CALL_MAX_OWNED 14
+
+/* One call on its way to the library: the descriptors, and the references that keep their memory alive. */
+typedef struct core_call {
+  const core_state *state;
+  PyArrayObject *owned[CALL_MAX_OWNED];
+  int owned_count;
+  bool sequence_major; /* layout="BSHD" */
+  swiftattn_attention attention;
+  swiftattn_tensor query, key, value, mask, bias, key_lengths, query_lengths;
+  int64_t key_length, query_length; /* lengths that were given as an int */
+  double scale;
+} core_call;
+
+/* Reads the shared arguments into `call`; -1 with an exception set where one is not acceptable. What shapes and values
+ * fit together is for the library to judge. call_end follows in either case. */
+int call_begin(core_call *call, const core_state *state, PyObject *const *arguments);
+void call_end(core_call *call);
+
+/* Describes an array that the library reads; one that it could not address is replaced by an aligned copy. */
+int call_describe_input(core_call *call, const core_parameter *parameter, PyObject *object, swiftattn_tensor *tensor);
+
+/* Describes an array that the library writes: never a copy, and so judged more strictly. Here and below, the
+ * array returned is borrowed from `call`; NULL with an exception set on failure. */
+PyArrayObject *call_describe_output(core_call *call, const core_parameter *parameter, PyObject *object,
+                                    swiftattn_tensor *tensor);
+
+/* Allocates a C-contiguous array for the library to write, in the shape that `tensor` has and with the dtype of the
+ * descriptor `prototype`, and completes the description. */
+PyArrayObject *call_allocate_output(core_call *call, const core_parameter *parameter, const swiftattn_tensor *prototype,
+                                    swiftattn_tensor *tensor);
+
+/* 0 for SWIFTATTN_OK; otherwise -1, with the library's message in the exception that suits the status. */
+int check_status(swiftattn_status status);
+
+PyObject *core_forward(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+PyObject *core_backward(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+
+#endif

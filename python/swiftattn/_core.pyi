@@ -1,0 +1,43 @@
+from collections.abc import Iterable
+
+from ._types import Array, ArrayInput, Causal, GradientName, Layout, Lengths
+
+def forward(
+    q: ArrayInput,
+    k: ArrayInput,
+    v: ArrayInput,
+    mask: ArrayInput | None,
+    bias: ArrayInput | None,
+    causal: Causal,
+    key_lengths: Lengths | None,
+    query_lengths: Lengths | None,
+    scale: float | None,
+    layout: Layout,
+    out: Array | None,
+    return_lse: bool,
+    /,
+) -> Array | tuple[Array, Array]: ...
+def backward(
+    q: ArrayInput,
+    k: ArrayInput,
+    v: ArrayInput,
+    mask: ArrayInput | None,
+    bias: ArrayInput | None,
+    causal: Causal,
+    key_lengths: Lengths | None,
+    query_lengths: Lengths | None,
+    scale: float | None,
+    layout: Layout,
+    dout: ArrayInput,
+    out: ArrayInput,
+    lse: ArrayInput,
+    needs: Iterable[GradientName],
+    /,
+) -> tuple[Array | None, Array | None, Array | None, Array | None]: ...
+def version() -> str: ...
+def get_num_threads() -> int: ...
+def set_num_threads(n: int, /) -> None: ...
+def get_isa() -> str | None: ...
+def set_isa(name: str | None, /) -> None: ...
+def available_isas() -> tuple[str, ...]: ...
+def kernel_ids() -> tuple[str, ...]: ...
