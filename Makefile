@@ -1,0 +1,134 @@
+# Every target does its own set-up, and is quick the second time.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+# One target at a time: SwiftPM, pytest and the compilers each use all processors by themselves.
+.NOTPARALLEL:
+
+# Where the official toolchain images and tarballs put Swift when it is not on PATH.
+export PATH := $(PATH):/opt/swift/usr/bin
+PYTHON := .venv/bin/python
+PREFIX ?= /usr/local
+
+# The shared library, built without a Swift runtime, as setup.py builds it.
+BIN := .build-embedded/release
+BUILD_LIBRARY := swift build -c release --traits Embedded --product swiftattn
+SOURCES := Package.swift $(shell find Sources -type f) $(wildcard python/swiftattn/*.[ch])
+# Not what builds leave behind, nor what the kernel modules share by symbolic links, which find does not follow.
+find_files = $(shell find Sources Tests python benchmarks examples \
+  \( -name .build -o -path python/swiftattn/include \) -prune -o -type f $(1) -print)
+SWIFT_FILES := Package.swift $(call find_files,-name '*.swift')
+C_FILES := $(call find_files,-name '*.[ch]') $(call find_files,-name '*.cpp')
+PYTHON_FILES := setup.py $(wildcard scripts/*.py) $(call find_files,-name '*.py')
+
+.PHONY: help demo test bench lint format clean install library environment
+.PHONY: lint-swift lint-c lint-python lint-sizes
+.PHONY: test-swift test-c test-python test-isa test-install test-sanitizers
+
+help:
+	@echo 'make demo             train a small Transformer on English text'
+	@echo 'make test             run all tests: test-swift test-c test-python test-isa test-install'
+	@echo 'make test-sanitizers  run the Swift and C tests under AddressSanitizer and ThreadSanitizer'
+	@echo 'make bench            measure speed'
+	@echo 'make lint | format    check | repair the style of all code'
+	@echo 'make install          install the C library, PREFIX=$(PREFIX)'
+	@echo 'make clean            remove everything that was built'
+
+demo: environment
+	$(PYTHON) examples/train_char_lm.py
+
+test: test-swift test-c test-python test-isa test-install
+
+bench: environment
+	$(PYTHON) benchmarks/bench.py
+
+# --- set-up ---
+
+library:
+	scripts/require_tools build
+	$(BUILD_LIBRARY) --scratch-path .build-embedded
+
+.venv/bin/python:
+	scripts/require_tools python
+	python3 -m venv .venv
+
+# The package in place, with the extension and the library rebuilt when their sources change.
+environment: .venv/.installed
+.venv/.installed: pyproject.toml setup.py $(SOURCES) | .venv/bin/python
+	scripts/require_tools build python
+	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[demo,test]'
+	touch $@
+
+.venv/.lint: scripts/lint-requirements.txt | .venv/bin/python
+	.venv/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+# --- tests ---
+
+test-swift:
+	scripts/require_tools build
+	swift test
+
+test-c: library
+	$(MAKE) --no-print-directory -C Tests/CABI run LIBRARY_DIR=$(abspath $(BIN)) OUT=$(abspath build/cabi)
+
+test-python: environment
+	$(PYTHON) -m pytest Tests/python
+
+# What the library shows to the world, what its code needs, and whether it runs on processors that have less.
+test-isa: library environment
+ifeq ($(shell uname -m),x86_64)
+	scripts/require_tools isa
+	$(MAKE) --no-print-directory -C Tests/CABI all LIBRARY_DIR=$(abspath $(BIN)) OUT=$(abspath build/cabi)
+	$(PYTHON) scripts/check_exports.py $(BIN)/libswiftattn.so
+	$(PYTHON) scripts/check_isa.py $(BIN)
+	scripts/run_emulated Nehalem baseline build/cabi
+	scripts/run_emulated Haswell avx2 build/cabi
+else
+	$(PYTHON) scripts/check_exports.py $(BIN)/libswiftattn.so
+endif
+
+test-install: library
+	scripts/require_tools packaging
+	scripts/check_install $(BIN)/libswiftattn.so
+
+test-sanitizers:
+	scripts/require_tools build
+	scripts/run_sanitizers
+
+# --- style ---
+
+lint: lint-swift lint-c lint-python lint-sizes
+
+lint-swift:
+	scripts/require_tools build
+	@swift format lint --strict --parallel $(SWIFT_FILES)
+
+lint-c: .venv/.lint
+	@.venv/bin/clang-format --dry-run -Werror $(C_FILES)
+
+lint-python: .venv/.lint
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/mypy scripts
+
+lint-sizes: .venv/.lint
+	@$(PYTHON) scripts/check_sizes.py $(SWIFT_FILES) $(C_FILES) $(PYTHON_FILES)
+
+format: .venv/.lint
+	scripts/require_tools build
+	@swift format --in-place --parallel $(SWIFT_FILES)
+	@.venv/bin/clang-format -i $(C_FILES)
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+# --- the rest ---
+
+install: library
+	scripts/install_library $(BIN)/libswiftattn.so $(PREFIX)
+
+clean:
+	rm -rf .build .build-* .venv build dist python/*.egg-info python/swiftattn/include
+	rm -f python/swiftattn/*.so python/swiftattn/*.so.*

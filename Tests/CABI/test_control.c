@@ -1,0 +1,162 @@
+/* Version, threads, tiers, kernel ids and the interrupt callback. Run as `test_control <tier>`, it also checks that
+ * this is the tier in use by default. */
+#define _POSIX_C_SOURCE 200809L
+#include "problem.h"
+
+#include <fenv.h>
+#include <pthread.h>
+
+static const problem_spec small = {"small", 4, 2, 4, 2, 33, 65, 16, 24, SWIFTATTN_CAUSAL_NONE, WITH_BIAS | WITH_MASK};
+/* Long enough, at 8.6 GFLOP, for any processor to see the callback several times. */
+static const problem_spec lengthy = {"lengthy", 3, 1, 8, 8, 2048, 2048, 64, 64, SWIFTATTN_CAUSAL_NONE, 0};
+
+static void check_small(const char *name) {
+  problem made;
+  problem_make(&made, &small, SWIFTATTN_FLOAT64, LAYOUT_DENSE);
+  problem_solve(&made);
+  CHECK(problem_forward(&made) == SWIFTATTN_OK, "%s: %s", name, swiftattn_last_error());
+  CHECK(problem_backward(&made) == SWIFTATTN_OK, "%s: %s", name, swiftattn_last_error());
+  for (int which = OUT; which < OPERAND_COUNT; which++)
+    problem_check(&made, (operand)which, name);
+  problem_free(&made);
+}
+
+static void check_version(void) {
+  char version[64];
+  snprintf(version, sizeof version, "%d.%d.%d", SWIFTATTN_VERSION_MAJOR, SWIFTATTN_VERSION_MINOR,
+           SWIFTATTN_VERSION_PATCH);
+  CHECK(!strcmp(version, swiftattn_version()), "%s, but the header says %s", swiftattn_version(), version);
+}
+
+static void check_threads(void) {
+  const int32_t usual = swiftattn_get_num_threads();
+  CHECK(usual >= 1, "%d threads by default", (int)usual);
+  const int32_t good[] = {1, 2, 5, 1024}, bad[] = {-1, 1025, INT32_MIN, INT32_MAX};
+  for (size_t each = 0; each < sizeof good / sizeof *good; each++) {
+    CHECK(swiftattn_set_num_threads(good[each]) == SWIFTATTN_OK, "%s", swiftattn_last_error());
+    CHECK(swiftattn_get_num_threads() == good[each], "%d threads were set", (int)good[each]);
+    check_small("after set_num_threads");
+  }
+  for (size_t each = 0; each < sizeof bad / sizeof *bad; each++) {
+    CHECK(swiftattn_set_num_threads(bad[each]) == SWIFTATTN_INVALID_ARGUMENT, "%d threads", (int)bad[each]);
+    CHECK(strstr(swiftattn_last_error(), "threads"), "message \"%s\"", swiftattn_last_error());
+    CHECK(swiftattn_get_num_threads() == 1024, "a bad count changed the number of threads");
+  }
+  CHECK(swiftattn_set_num_threads(0) == SWIFTATTN_OK, "%s", swiftattn_last_error());
+  CHECK(swiftattn_get_num_threads() == usual, "0 does not return to the default");
+}
+
+/* "dtype.operation.tile.isa" of a dtype that there is and this tier; returns 1 for f32, 2 for f64. */
+static int check_kernel_id(const char *id, const char *isa) {
+  char dtype[16], operation[32], tile[32], tier[32], rest[2];
+  const int parts = sscanf(id, "%15[^.].%31[^.].%31[^.].%31[^.]%1s", dtype, operation, tile, tier, rest);
+  CHECK(parts == 4, "kernel id \"%s\" has not the form dtype.operation.tile.isa", id);
+  CHECK(parts == 4 && !strcmp(tier, isa), "kernel id \"%s\" in tier %s", id, isa);
+  const int f32 = !strcmp(dtype, "f32"), f64 = !strcmp(dtype, "f64");
+  CHECK(f32 || f64, "kernel id \"%s\" has no known dtype", id);
+  return f32 ? 1 : 2;
+}
+
+static void check_tiers(const char *usual) {
+  int baseline = 0;
+  for (int32_t tier = 0; swiftattn_isa_name(tier); tier++) {
+    const char *isa = swiftattn_isa_name(tier);
+    baseline |= !strcmp(isa, "baseline");
+    if (!swiftattn_isa_supported(isa)) {
+      CHECK(swiftattn_set_isa(isa) == SWIFTATTN_UNSUPPORTED_ISA, "%s is not supported, but chosen", isa);
+      CHECK(strstr(swiftattn_last_error(), isa), "message \"%s\"", swiftattn_last_error());
+      CHECK(!strcmp(swiftattn_get_isa(), usual), "an unsupported tier changed the one in use");
+      continue;
+    }
+    CHECK(swiftattn_set_isa(isa) == SWIFTATTN_OK, "%s: %s", isa, swiftattn_last_error());
+    CHECK(!strcmp(swiftattn_get_isa(), isa), "%s was set, %s is in use", isa, swiftattn_get_isa());
+    check_small(isa);
+    int dtypes = 0;
+    for (int32_t kernel = 0; swiftattn_kernel_id(kernel); kernel++)
+      dtypes |= check_kernel_id(swiftattn_kernel_id(kernel), isa);
+    CHECK(dtypes == 3, "%s: kernels for f32 and f64 are not both there", isa);
+    CHECK(swiftattn_set_isa(NULL) == SWIFTATTN_OK, "%s", swiftattn_last_error());
+    CHECK(!strcmp(swiftattn_get_isa(), usual), "NULL does not return to the default tier");
+  }
+  CHECK(baseline && swiftattn_isa_supported("baseline"), "there is no baseline tier");
+  CHECK(!swiftattn_isa_name(-1) && !swiftattn_isa_name(INT32_MAX), "tiers outside the list");
+  CHECK(!swiftattn_kernel_id(-1) && !swiftattn_kernel_id(INT32_MAX), "kernels outside the list");
+  const char *const unknown[] = {"", "sse9", "AVX2", "avx2 ", "baselin"};
+  for (size_t each = 0; each < sizeof unknown / sizeof *unknown; each++) {
+    CHECK(!swiftattn_isa_supported(unknown[each]), "\"%s\" is supported", unknown[each]);
+    CHECK(swiftattn_set_isa(unknown[each]) == SWIFTATTN_UNSUPPORTED_ISA, "\"%s\" can be chosen", unknown[each]);
+    CHECK(strstr(swiftattn_last_error(), unknown[each]), "message \"%s\"", swiftattn_last_error());
+  }
+  CHECK(!swiftattn_isa_supported(NULL), "NULL is supported");
+}
+
+typedef struct interruption {
+  pthread_t caller;
+  int calls, answer_at, foreign;
+} interruption;
+
+static int32_t interrupted(void *context) {
+  interruption *seen = (interruption *)context;
+  seen->foreign |= !pthread_equal(seen->caller, pthread_self());
+  return ++seen->calls == seen->answer_at;
+}
+
+static void check_interruption(swiftattn_status (*call)(const problem *), const char *name) {
+  problem made;
+  interruption seen = {pthread_self(), 0, 3, 0};
+  problem_make(&made, &lengthy, SWIFTATTN_FLOAT32, LAYOUT_DENSE);
+  made.attention.interrupted = interrupted;
+  made.attention.interrupted_context = &seen;
+  array_fill(&made.operands[OUT], 0);
+  array_fill(&made.operands[LSE], 10);
+  const swiftattn_status status = call(&made);
+  CHECK(status == SWIFTATTN_INTERRUPTED, "%s: status %d", name, (int)status);
+  CHECK(seen.calls == 3, "%s: the callback was called %d times, and answered nonzero the third time", name, seen.calls);
+  CHECK(!seen.foreign, "%s: the callback was called on another thread", name);
+  CHECK(swiftattn_last_error()[0], "%s: no message", name);
+  problem_free(&made);
+  check_small("after an interruption");
+}
+
+/* A callback that never asks to stop changes nothing. */
+static void check_patience(void) {
+  problem made;
+  interruption seen = {pthread_self(), 0, -1, 0};
+  problem_make(&made, &small, SWIFTATTN_FLOAT32, LAYOUT_DENSE);
+  problem_solve(&made);
+  made.attention.interrupted = interrupted;
+  made.attention.interrupted_context = &seen;
+  CHECK(problem_forward(&made) == SWIFTATTN_OK, "%s", swiftattn_last_error());
+  CHECK(problem_backward(&made) == SWIFTATTN_OK, "%s", swiftattn_last_error());
+  for (int which = OUT; which < OPERAND_COUNT; which++)
+    problem_check(&made, (operand)which, "with a callback");
+  problem_free(&made);
+}
+
+static void check_rounding_mode(void) {
+  problem made;
+  problem_make(&made, &small, SWIFTATTN_FLOAT32, LAYOUT_DENSE);
+  fesetround(FE_UPWARD);
+  CHECK(problem_forward(&made) == SWIFTATTN_OK, "%s", swiftattn_last_error());
+  CHECK(problem_backward(&made) == SWIFTATTN_OK, "%s", swiftattn_last_error());
+  CHECK(fegetround() == FE_UPWARD, "the rounding mode was changed");
+  fesetround(FE_TONEAREST);
+  problem_free(&made);
+}
+
+int main(int count, char **arguments) {
+  char usual[32] = "";
+  if (swiftattn_get_isa())
+    snprintf(usual, sizeof usual, "%s", swiftattn_get_isa());
+  CHECK(usual[0], "no tier is in use");
+  CHECK(count < 2 || !strcmp(usual, arguments[1]), "the tier in use is %s, expected was %s", usual, arguments[1]);
+  printf("test_control: the tier in use is %s\n", usual);
+  check_version();
+  check_threads();
+  check_tiers(usual);
+  check_interruption(problem_forward, "forward");
+  check_interruption(problem_backward, "backward");
+  check_patience();
+  check_rounding_mode();
+  return check_result("test_control");
+}
