@@ -34,7 +34,7 @@ let package = Package(
   traits: [.trait(name: "Embedded", description: "Build libswiftattn.so without a Swift runtime.")],
   targets: [
     .target(name: "CSwiftAttn"),
-    .target(name: "CSwiftAttnShims", linkerSettings: [.linkedLibrary("m")]),
+    .target(name: "CSwiftAttnShims", exclude: ["README.md"], linkerSettings: [.linkedLibrary("m")]),
     .target(name: "AttentionBlocks", dependencies: ["CSwiftAttnShims"], swiftSettings: embedded),
   ] + tiers + [
     .target(
@@ -50,6 +50,9 @@ let package = Package(
           "-Xlinker", "-soname=libswiftattn.so.0", "-Xlinker", "--no-undefined", "-Xlinker", "--gc-sections",
         ])
       ]),
+    .target(name: "FMAPeak", path: "benchmarks/FMAPeak"),
+    .executableTarget(
+      name: "swiftattn-benchmark", dependencies: ["SwiftAttn", "FMAPeak"], path: "benchmarks/Swift"),
     .target(name: "CTestSupport", path: "Tests/CTestSupport"),
     .testTarget(
       name: "AttentionKernelsTests", dependencies: ["AttentionBlocks", "SwiftAttn"]),
