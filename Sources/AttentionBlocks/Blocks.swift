@@ -90,18 +90,24 @@ public struct PanelScores<Element: AttentionElement> {
   }
 }
 
-/// The running softmax of a panel: row maximum m (base-2 logarithm units), row sum l and the accumulator o = [d][lane].
+/// The running softmax of a panel: reference m of each row (base-2 logarithm units), row sum l and the accumulator
+/// o = [d][lane].
 public struct SoftmaxState<Element: AttentionElement> {
+  /// The row maximum plus `headroom`.
   public var maximum: UnsafeMutablePointer<Element>
+  /// log2 of the number of keys, rounded up: keeps the sum of the probabilities, and with it every partial output, from
+  /// exceeding what the normalised output can be, so that values near overflow do not overflow on the way.
+  public var headroom: Element
   public var sum: UnsafeMutablePointer<Element>
   public var output: LaneMatrix<Element>
   public var outputRows: Int
 
   public init(
-    maximum: UnsafeMutablePointer<Element>, sum: UnsafeMutablePointer<Element>,
+    maximum: UnsafeMutablePointer<Element>, headroom: Element, sum: UnsafeMutablePointer<Element>,
     output: LaneMatrix<Element>, outputRows: Int
   ) {
     self.maximum = maximum
+    self.headroom = headroom
     self.sum = sum
     self.output = output
     self.outputRows = outputRows

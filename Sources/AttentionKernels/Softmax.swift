@@ -3,7 +3,7 @@ import AttentionBlocks
 /// One step of the running softmax for one panel of queries (docs/Algorithm.md, "Forward").
 ///
 /// Queries are in the lanes, so a row's maximum and sum are plain lane values. For each vector of queries:
-///   m' = max(m, max_j s_j);  p_j = 2^(s_j - m');  l = l * 2^(m - m') + sum_j p_j;  o = o * 2^(m - m')
+///   m' = max(m, headroom + max_j s_j);  p_j = 2^(s_j - m');  l = l * 2^(m - m') + sum_j p_j;  o = o * 2^(m - m')
 /// Keys are summed in two chains, even and odd, to hide the latency of the addition; `firstKey` is even, so that which
 /// chain a key belongs to depends on the key alone.
 @inline(never)
@@ -15,7 +15,7 @@ func softmax<V: LaneVector>(
     let column = panel.scores.base + lane
     if panel.visibility != nil { hideScores(panel, lane: lane, V.self) }
     let before = V.load(state.maximum + lane)
-    let maximum = V.maximum(columnMaximum(panel, column, V.self), before)
+    let maximum = V.maximum(columnMaximum(panel, column, V.self) + V(repeating: state.headroom), before)
     // A row that has seen nothing keeps m = -inf; 0 in its place makes every 2^(s - m) zero and no NaN.
     let minusInfinity = V(repeating: -.infinity)
     let reference = V.whereEqual(maximum, minusInfinity, V.zero, maximum)

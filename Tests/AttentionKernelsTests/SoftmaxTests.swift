@@ -6,7 +6,9 @@ import Testing
 
 @Suite struct SoftmaxTests {
   /// Softmax of one vector of queries over `blocks` of keys, as [key][lane] probabilities, from base-2 scores.
-  private func run<T: ComputeElement>(_ tier: InstructionSet, blocks: [[T]]) -> (p: [[T]], m: [T], l: [T], o: [T]) {
+  private func run<T: ComputeElement>(
+    _ tier: InstructionSet, blocks: [[T]], headroom: T = 0
+  ) -> (p: [[T]], m: [T], l: [T], o: [T]) {
     let lanes = T.lanes
     var m = [T](repeating: -.infinity, count: lanes)
     var l = [T](repeating: 0, count: lanes)
@@ -22,7 +24,7 @@ import Testing
                 PanelScores(
                   scores: matrix, firstKey: 0, endKey: block.count / lanes, vectors: 1, visibility: nil,
                   visibilityStride: 0),
-                SoftmaxState(maximum: m.baseAddress!, sum: l.baseAddress!, output: output, outputRows: 1))
+                SoftmaxState(maximum: m.baseAddress!, headroom: headroom, sum: l.baseAddress!, output: output, outputRows: 1))
             }
           }
         }
@@ -78,6 +80,20 @@ import Testing
       #expect(result.m[lane] == Float(lane))
       #expect(abs(Double(result.l[lane]) - expected) <= 1e-6 * expected)
       #expect(abs(Double(result.o[lane]) - expected) <= 1e-6 * expected, "the output was not rescaled")
+    }
+  }
+
+  @Test("headroom scales everything by an exact power of two", arguments: tiers)
+  func headroom(_ tier: InstructionSet) {
+    var numbers = Numbers(seed: 4)
+    let blocks: [[Float]] = (0..<3).map { _ in numbers.array(6 * Float.lanes) }
+    let plain = run(tier, blocks: blocks)
+    // A power of two itself, so that adding it to m rounds little.
+    let scaled = run(tier, blocks: blocks, headroom: 4)
+    for lane in 0..<Float.lanes {
+      #expect(abs(scaled.m[lane] - plain.m[lane] - 4) <= 1e-6)
+      #expect(abs(scaled.l[lane] * 16 / plain.l[lane] - 1) <= 2e-6)
+      #expect(scaled.l[lane] <= 18 / 16, "18 keys of at most 1/16")
     }
   }
 

@@ -102,7 +102,8 @@ import Testing
         ], 2
       ),
       (["/proc/self/cgroup": "0::/\n", v2 + "/cpu.max": "100000 100000\n"], 1),
-      // The path of a version 1 group is the host's, which a container does not have: its root is the container's group.
+      // The path of a version 1 group is the host's, which a container does not have: its root is the container's
+      // group.
       (
         [
           "/proc/self/cgroup": "2:cpu,cpuacct:/docker/0123\n", v1 + "/cpu.cfs_quota_us": "400000\n",

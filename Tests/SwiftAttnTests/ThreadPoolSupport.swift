@@ -52,8 +52,8 @@ struct RunRecord {
   }
 }
 
-/// Runs until `participants` bodies have been running at the same time: true as soon as that has happened, false after ten
-/// seconds. Repeats, because other tests may have the pool and a worker may wake up late.
+/// Runs until `participants` bodies have been running at the same time: true as soon as that has happened, false after
+/// ten seconds. Repeats, because other tests may have the pool and a worker may wake up late.
 func poolCanAssemble(_ participants: Int) -> Bool {
   let deadline = monotonicNanoseconds() + 10_000_000_000
   while monotonicNanoseconds() < deadline {
@@ -69,8 +69,8 @@ func poolCanAssemble(_ participants: Int) -> Bool {
   return false
 }
 
-/// Calls `body` once as participant 0 of a run that certainly has the pool, because a worker has joined it (which stays until
-/// `body` has returned); false if none joined within ten seconds.
+/// Calls `body` once as participant 0 of a run that certainly has the pool, because a worker has joined it (which stays
+/// until `body` has returned); false if none joined within ten seconds.
 func insideRun(_ body: () -> Void) -> Bool {
   let deadline = monotonicNanoseconds() + 10_000_000_000
   let called = Atomic<Bool>(false)
@@ -96,7 +96,8 @@ func insideRun(_ body: () -> Void) -> Bool {
   return called.load(ordering: .relaxed)
 }
 
-/// Starts `count` threads of their own (not the cooperative pool's, which may not block); call the result to wait for them.
+/// Starts `count` threads of their own (not the cooperative pool's, which may not block); call the result to wait for
+/// them.
 func startThreads(_ count: Int, _ body: @escaping @Sendable (_ index: Int) -> Void) -> () -> Void {
   let group = DispatchGroup()
   for index in 0..<count {

@@ -45,8 +45,8 @@ import Testing
     }
   }
 
-  /// Plain memory written by the caller before, by the bodies during and by the caller after: under ThreadSanitizer this
-  /// checks the ordering that the pool promises.
+  /// Plain memory written by the caller before, by the bodies during and by the caller after: under ThreadSanitizer
+  /// this checks the ordering that the pool promises.
   @Test func ordersPlainMemory() {
     let slots = UnsafeMutableBufferPointer<Int>.allocate(capacity: 64)
     defer { slots.deallocate() }

@@ -1,5 +1,6 @@
-/* What the worker pool needs from the operating system. The core is built as Embedded Swift, where `import Glibc` does not
- * work, so Swift reaches libc and the kernel through the functions below; each says what else keeps it from being Swift. */
+/* What the worker pool needs from the operating system. The core is built as Embedded Swift, where `import Glibc` does
+ * not work, so Swift reaches libc and the kernel through the functions below; each says what else keeps it from being
+ * Swift. */
 #ifndef SWIFTATTN_THREADS_H
 #define SWIFTATTN_THREADS_H
 
@@ -15,8 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Starts a detached thread that handles no signals; 1 when it runs, 0 when the system refused. pthread_t, pthread_attr_t
- * and sigset_t differ between platforms in ways that Swift sees (optionals, opaque structs). */
+/* Starts a detached thread that handles no signals; 1 when it runs, 0 when the system refused. pthread_t,
+ * pthread_attr_t and sigset_t differ between platforms in ways that Swift sees (optionals, opaque structs). */
 static inline int32_t sa_thread_start(void *(*entry)(void *), void *argument, size_t stack_size) {
   pthread_attr_t attributes;
   if (pthread_attr_init(&attributes) != 0) {
@@ -37,8 +38,8 @@ static inline int32_t sa_thread_start(void *(*entry)(void *), void *argument, si
   return status == 0;
 }
 
-/* Has `handler` called in the child of every later fork(); 1 when registered. pthread_atfork is a static part of libc that
- * ties the handler to the library calling it, so it has to be called from code linked into the library. */
+/* Has `handler` called in the child of every later fork(); 1 when registered. pthread_atfork is a static part of libc
+ * that ties the handler to the library calling it, so it has to be called from code linked into the library. */
 static inline int32_t sa_at_fork_in_child(void (*handler)(void)) { return pthread_atfork(NULL, NULL, handler) == 0; }
 
 /* Sleeps while *word == expected; may also return for no reason. syscall() is variadic: Swift cannot call it. */
@@ -93,7 +94,8 @@ static inline int32_t sa_affinity_count(void) {
   return count;
 }
 
-/* Reads the start of a file; the number of bytes read, or -1. open() is variadic and errno a macro: Swift has neither. */
+/* Reads the start of a file; the number of bytes read, or -1. open() is variadic and errno a macro: Swift has neither.
+ */
 static inline intptr_t sa_read_file(const char *path, uint8_t *buffer, size_t capacity) {
   int saved = errno;
   int file = open(path, O_RDONLY | O_CLOEXEC);

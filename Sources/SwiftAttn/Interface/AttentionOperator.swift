@@ -68,6 +68,7 @@ public enum AttentionOperator {
       try run(scoreGradient, gradients, partition, arguments.interruptCheck)
     }
     if let bias = gradients.bias {
+      bias.clear(as: Element.self)
       let pass = BiasGradientPass(scoreGradient: scoreGradient, biasGradient: operand(bias), partition: partition)
       try pass.run(arguments.interruptCheck, threads: participants(geometry, items: pass.count))
     }

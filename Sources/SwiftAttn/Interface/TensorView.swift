@@ -62,4 +62,24 @@ public struct TensorView: @unchecked Sendable {
 
   var rank: Int { shape.rank }
   var isEmpty: Bool { (0..<rank).contains { shape[$0] == 0 } }
+
+  /// Sets every element to zero.
+  func clear<Element: BinaryFloatingPoint>(as: Element.Type) {
+    guard let data, !isEmpty else { return }
+    var index = Shape(rank: rank)
+    var element = data
+    while true {
+      element.storeBytes(of: 0, as: Element.self)
+      // The next index in row-major order, like an odometer.
+      var axis = rank - 1
+      while axis >= 0, index[axis] == shape[axis] - 1 {
+        element -= index[axis] * strides[axis]
+        index[axis] = 0
+        axis -= 1
+      }
+      guard axis >= 0 else { return }
+      index[axis] += 1
+      element += strides[axis]
+    }
+  }
 }

@@ -5,6 +5,7 @@ import AttentionBlocks
 /// A pass of its own, which recomputes dS: each element of the gradient then belongs to one work item, that adds its terms
 /// in a fixed order (batches, heads, queries ascending), whatever the broadcasting and the number of threads; and no
 /// array of all scores is needed.
+/// The gradient is zero on entry.
 struct BiasGradientPass<Element: ComputeElement>: Sendable {
   let scoreGradient: ScoreGradient<Element>
   let biasGradient: Operand<Element>
@@ -20,7 +21,6 @@ struct BiasGradientPass<Element: ComputeElement>: Sendable {
   private var blocksPerTarget: Int { sharesRows ? min(blocksPerHead, 1) : blocksPerHead }
 
   func run(_ check: InterruptCheck?, threads: Int) throws(AttentionError) {
-    clearAll()
     let control = CallControl(items: count, check: check)
     ThreadPool.run(participants: threads) { participant in run(control, participant: participant) }
     try control.conclude()
@@ -89,17 +89,5 @@ struct BiasGradientPass<Element: ComputeElement>: Sendable {
       base: biasGradient.base + block.firstKey * biasGradient.column, offsets: state.offsets + panel.lane,
       stride: biasGradient.column, rows: panel.rows, columns: block.count)
     scoreGradient.kernels.scores.addBiasGradient(rows, state.rows.panelScores(state.gradients, panel, keys))
-  }
-
-  private func clearAll() {
-    let geometry = plan.geometry
-    for batch in 0..<geometry.batches where biasGradient.isFirst(batch: batch) {
-      for head in 0..<(biasGradient.head == 0 ? min(geometry.headsQ, 1) : geometry.headsQ) {
-        let block = RowBlock(batch: batch, headKV: head, firstHead: head, headCount: 1, firstRow: 0, count: 0)
-        biasGradient.clear(
-          block, rows: 0..<(sharesRows ? min(geometry.seqLenQ, 1) : geometry.seqLenQ),
-          columns: biasGradient.column == 0 ? min(geometry.seqLenK, 1) : geometry.seqLenK)
-      }
-    }
   }
 }

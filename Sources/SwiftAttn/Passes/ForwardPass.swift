@@ -77,7 +77,7 @@ struct ForwardPass<Element: ComputeElement>: Sendable {
     kernels.scores.softmax(
       scores,
       SoftmaxState(
-        maximum: state.maximum + panel.lane, sum: state.sum + panel.lane, output: output,
+        maximum: state.maximum + panel.lane, headroom: plan.headroom, sum: state.sum + panel.lane, output: output,
         outputRows: plan.geometry.valueDim))
     let firstValue = head.value + block.firstKey * plan.value.row
     let product = BlockProduct(

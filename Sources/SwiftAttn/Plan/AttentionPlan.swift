@@ -17,6 +17,8 @@ struct AttentionPlan<Element: ComputeElement>: Sendable {
   /// query overflow; the scores by the second, which is 1 for every usual scale.
   let queryFactor: Element
   let scoreFactor: Element
+  /// log2 of the number of keys, rounded up; see `SoftmaxState`.
+  var headroom: Element { Element(Int.bitWidth - max(geometry.seqLenK - 1, 0).leadingZeroBitCount) }
 
   init(_ arguments: borrowing AttentionArguments) throws(AttentionError) {
     geometry = try Geometry(arguments)

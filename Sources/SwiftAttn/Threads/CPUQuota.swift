@@ -2,8 +2,8 @@ import CSwiftAttnShims
 
 /// How many processors' worth of time the control groups grant the process.
 ///
-/// A group gets no more than any group above it, so the answer is the smallest quota on the way up. The mount points are
-/// the usual ones: /sys/fs/cgroup for version 2, /sys/fs/cgroup/cpu for version 1's CPU controller.
+/// A group gets no more than any group above it, so the answer is the smallest quota on the way up. The mount points
+/// are the usual ones: /sys/fs/cgroup for version 2, /sys/fs/cgroup/cpu for version 1's CPU controller.
 enum CPUQuota {
   /// Reads the start of the file with this NUL-terminated path; returns the number of bytes read, or -1.
   typealias Reader = (_ path: UnsafePointer<CChar>, _ buffer: UnsafeMutableBufferPointer<UInt8>) -> Int
@@ -30,7 +30,9 @@ enum CPUQuota {
       let legacy = group(in: groups, version: .v1).flatMap { path in
         smallest(from: groups, path) { directory in
           contents(of: directory, "/sys/fs/cgroup/cpu", "/cpu.cfs_quota_us", read) { quota in
-            contents(of: directory, "/sys/fs/cgroup/cpu", "/cpu.cfs_period_us", read) { parseV1(quota: quota, period: $0) }
+            contents(of: directory, "/sys/fs/cgroup/cpu", "/cpu.cfs_period_us", read) { period in
+              parseV1(quota: quota, period: period)
+            }
           }
         }
       }
@@ -43,8 +45,8 @@ enum CPUQuota {
 
   enum Version { case v1, v2 }
 
-  /// Where in the text of /proc/self/cgroup, lines of `id:controllers:path`, the path stands of the group that limits the
-  /// CPU in a version: v2 has id 0 and no controllers, v1 lists `cpu` among the controllers.
+  /// Where in the text of /proc/self/cgroup, lines of `id:controllers:path`, the path stands of the group that limits
+  /// the CPU in a version: v2 has id 0 and no controllers, v1 lists `cpu` among the controllers.
   static func group(in text: Span<UInt8>, version: Version) -> Range<Int>? {
     var start = 0
     while start < text.count {
@@ -78,7 +80,9 @@ enum CPUQuota {
   static func parseV1(quota: Span<UInt8>, period: Span<UInt8>) -> Int? {
     var quotaPosition = 0
     var periodPosition = 0
-    guard let quota = quota.number(at: &quotaPosition), let period = period.number(at: &periodPosition) else { return nil }
+    guard let quota = quota.number(at: &quotaPosition), let period = period.number(at: &periodPosition) else {
+      return nil
+    }
     return processors(quota: quota, period: period)
   }
 
@@ -100,7 +104,8 @@ enum CPUQuota {
 
   // MARK: The way up
 
-  /// The smallest quota of the group whose path stands at `range` and of all groups above it, the root (the empty path) last.
+  /// The smallest quota of the group whose path stands at `range` and of the groups above it, the root (empty path)
+  /// last.
   private static func smallest(
     from text: Span<UInt8>, _ range: Range<Int>, quota: (_ directory: Span<UInt8>) -> Int?
   ) -> Int? {

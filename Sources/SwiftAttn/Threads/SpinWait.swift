@@ -2,11 +2,11 @@ import CSwiftAttnShims
 
 /// Waiting for another thread's progress without sleeping: call `wait()` between two looks at what it will change.
 ///
-/// The first waits only pause the processor (a few microseconds in all); later ones yield it, so that on an oversubscribed
-/// machine the thread waited for gets to run.
+/// The first waits only pause the processor (a few microseconds in all); later ones yield it, so that on an
+/// oversubscribed machine the thread waited for gets to run.
 struct SpinWait {
   private static let pausesPerWait = 8
-  private static let waitsBeforeYielding = 32
+  private static let waitsBeforeYielding = 16
 
   private var waits = 0
 

@@ -6,9 +6,9 @@ public enum ThreadCount {
   /// The largest count that can be set.
   public static let maximum = 1024
 
-  /// The count set, else the environment variable `SWIFTATTN_NUM_THREADS` (a whole number from 1 to 1024; anything else is
-  /// ignored), else the smaller of the processors that the first thread to ask may run on and what the control groups' CPU
-  /// quota leaves, rounded up. The default is determined once.
+  /// The count set, else the environment variable `SWIFTATTN_NUM_THREADS` (a whole number from 1 to 1024; anything else
+  /// is ignored), else the smaller of the processors that the first thread to ask may run on and what the control
+  /// groups' CPU quota leaves, rounded up. The default is determined once.
   ///
   /// May be read and set from any thread at any time; calls that have started keep the count they started with.
   public static var current: Int {

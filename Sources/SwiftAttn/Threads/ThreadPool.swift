@@ -6,11 +6,12 @@ import Synchronization
 /// One call at a time has the pool. A call that finds it taken, by another thread or by the call it is nested in, runs
 /// alone; so no call waits for another and none can deadlock.
 enum ThreadPool {
-  /// Runs `body(participant)` on the calling thread as participant 0 and on up to `participants - 1` workers as 1, 2, ...,
-  /// each number once; returns when all that started have returned.
+  /// Runs `body(participant)` on the calling thread as participant 0 and on up to `participants - 1` workers as 1, 2,
+  /// ..., each number once; returns when all that started have returned.
   ///
-  /// Fewer may run than asked for: the pool is taken, a thread could not be created, or the caller was done before a worker
-  /// woke up. So bodies draw their work from a shared counter: any number of participants, even one, completes it.
+  /// Fewer may run than asked for: the pool is taken, a thread could not be created, or the caller was done before a
+  /// worker woke up. So bodies draw their work from a shared counter: any number of participants, even one, completes
+  /// it.
   ///
   /// `body` may not fork and return in the child: the workers that it would wait for, and their work, are not there.
   static func run(participants: Int, _ body: (_ participant: Int) -> Void) {
@@ -28,15 +29,12 @@ enum ThreadPool {
   }
 }
 
-/// What the workers run; it stands on the stack of the call that has the pool. Not copyable, so that they borrow the
-/// closure: the call checks that nobody holds on to it.
-private struct Job: ~Copyable {
+/// What the workers run; it stands on the stack of the call that has the pool.
+private struct Job {
   let body: (_ participant: Int) -> Void
-
-  func run(participant: Int) { body(participant) }
 }
 
-/// Statically initialised (all zeros), so that a fork can never catch its lazy initialisation halfway.
+/// Nothing but zeros, so that optimised builds initialise it statically: a fork cannot catch them in the middle of it.
 private let pool = Pool()
 
 /// What the callers and the workers share.
@@ -44,8 +42,9 @@ private let pool = Pool()
 /// A job is a pointer and a number of tickets. A worker that draws a ticket runs the job as that participant; when the
 /// caller has done its own part, it withdraws the tickets that nobody drew and waits for those that were drawn.
 ///
-/// Unchecked because `job` is a pointer: only the caller that has the pool writes it, before it offers tickets (release),
-/// and only workers with a ticket (acquire) follow it, before they report back (release), for which that caller waits (acquire).
+/// Unchecked because `job` is a pointer: only the caller that has the pool writes it, before it offers tickets
+/// (release), and only workers with a ticket (acquire) follow it, before they report back (release), for which that
+/// caller waits (acquire).
 private struct Pool: ~Copyable, @unchecked Sendable {
   private static let stackSize = 512 << 10
   private static let spinNanoseconds: UInt64 = 30_000
@@ -67,8 +66,8 @@ private struct Pool: ~Copyable, @unchecked Sendable {
 
   /// Takes the pool unless it is taken.
   func acquire() -> Bool {
-    // Before the pool is taken: whatever a fork interrupts, its child finds either an unused pool or a handler that empties
-    // it. Two threads may both register; the handler may well run twice.
+    // Before the pool is taken: whatever a fork interrupts, its child finds either an unused pool or a handler that
+    // empties it. Two threads may both register; the handler may well run twice.
     if !handlesFork.load(ordering: .acquiring) {
       guard sa_at_fork_in_child({ pool.reset() }) != 0 else { return false }
       handlesFork.store(true, ordering: .releasing)
@@ -125,10 +124,11 @@ private struct Pool: ~Copyable, @unchecked Sendable {
     }
   }
 
-  /// Not inlined, so that whatever it holds of the job is let go before the worker reports back.
+  /// Not inlined, so that it has let go of the closure before the worker reports back: the call checks that nobody
+  /// holds on to it.
   @inline(never)
   private func perform(participant: Int) {
-    job.load(ordering: .relaxed)?.pointee.run(participant: participant)
+    job.load(ordering: .relaxed)?.pointee.body(participant)
   }
 
   private func awaitTicket() -> Int {
