@@ -48,6 +48,8 @@ let package = Package(
         .unsafeFlags([
           "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/SwiftAttnABI/exports.map",
           "-Xlinker", "-soname=libswiftattn.so.0", "-Xlinker", "--no-undefined", "-Xlinker", "--gc-sections",
+          // Parked workers stay in the library's code: it must not be unmapped under them.
+          "-Xlinker", "-z", "-Xlinker", "nodelete",
         ])
       ]),
     .target(name: "FMAPeak", path: "benchmarks/FMAPeak"),

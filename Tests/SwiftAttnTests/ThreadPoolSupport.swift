@@ -69,9 +69,9 @@ func poolCanAssemble(_ participants: Int) -> Bool {
   return false
 }
 
-/// Calls `body` once as participant 0 of a run that certainly has the pool, because a worker has joined it (which stays
-/// until `body` has returned); false if none joined within ten seconds.
-func insideRun(_ body: () -> Void) -> Bool {
+/// Calls `body` once as participant 0 of a run that certainly has the pool, because a worker has joined it, which calls
+/// `worker` first and stays until `body` has returned; false if none joined within ten seconds.
+func insideRun(_ body: () -> Void = {}, worker: () -> Void = {}) -> Bool {
   let deadline = monotonicNanoseconds() + 10_000_000_000
   let called = Atomic<Bool>(false)
   while !called.load(ordering: .relaxed), monotonicNanoseconds() < deadline {
@@ -88,6 +88,7 @@ func insideRun(_ body: () -> Void) -> Bool {
         }
         finished.store(true, ordering: .relaxed)
       } else {
+        worker()
         joined.store(true, ordering: .relaxed)
         while !finished.load(ordering: .relaxed) { spinner.wait() }
       }

@@ -94,19 +94,6 @@ import Testing
     #expect(wrong.withLock { $0 } == 0)
   }
 
-  @Test func workersBlockSignals() {
-    let unblocked = Atomic<Int>(0)
-    for _ in 0..<20 {
-      ThreadPool.run(participants: 4) { participant in
-        var mask = sigset_t()
-        pthread_sigmask(SIG_BLOCK, nil, &mask)
-        if participant != 0, sigismember(&mask, SIGINT) != 1 { unblocked.add(1, ordering: .relaxed) }
-        Thread.sleep(forTimeInterval: 0.001)
-      }
-    }
-    #expect(unblocked.load(ordering: .relaxed) == 0)
-  }
-
   @Test func spinReportsWhetherTheConditionHeld() {
     #expect(SpinWait.spin(nanoseconds: 0) { true })
     #expect(!SpinWait.spin(nanoseconds: 100_000) { false })

@@ -45,7 +45,7 @@ def cases(draw: st.DrawFn) -> Case:
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dtype", DTYPES)
 # The tier is set for the whole test, not for an example: the fixture need not run again between them.
-@settings(max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases(), threads=st.integers(1, 4))
 def test_generated_problems_agree(dtype: Any, case: Case, threads: int) -> None:
     swiftattn.set_num_threads(threads)

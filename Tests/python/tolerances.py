@@ -20,7 +20,8 @@ FACTOR = 2
 LARGE_SCORES_FACTOR = 4
 
 # In units of the dtype's epsilon at the largest value of the result, or at 1 where that is more.
-FLOORS = {"out": 8, "lse": 8, "query": 16, "key": 16, "value": 16, "bias": 16}
+# The gradient of a bias may be one number, a sum over all pairs that cancels to 0.
+FLOORS = {"out": 8, "lse": 8, "query": 16, "key": 16, "value": 16, "bias": 64}
 
 # The dtype of the truth; longdouble is 64-bit on some platforms, and then the floor alone is allowed there.
 WIDER: dict[Any, Any] = {np.float32: np.float64, np.float64: np.longdouble}

@@ -165,6 +165,36 @@ SA_INLINE void sa_transpose_f64(const double *source, const ptrdiff_t *source_of
     SA_STORE_TRANSPOSED_PARTS(f64, F64, pairs[j], pairs[j + 2], pairs[j + 4], pairs[j + 6], j, j + 2, j + 4, j + 6);
 }
 
+/* The rounding and denormal modes of this thread, with the flags raised so far; Swift cannot reach the register. */
+SA_INLINE uint64_t sa_float_environment(void) {
+#if defined(__x86_64__)
+  return __builtin_ia32_stmxcsr();
+#elif defined(__aarch64__)
+  uint64_t fpcr;
+  __asm__ volatile("mrs %0, fpcr" : "=r"(fpcr));
+  return fpcr;
+#else
+  return 0;
+#endif
+}
+SA_INLINE void sa_set_float_environment(uint64_t environment) {
+#if defined(__x86_64__)
+  __builtin_ia32_ldmxcsr((unsigned)environment);
+#elif defined(__aarch64__)
+  __asm__ volatile("msr fpcr, %0" : : "r"(environment));
+#else
+  (void)environment;
+#endif
+}
+/* Round to nearest, keep denormals, trap nothing: what processes start with. */
+SA_INLINE uint64_t sa_default_float_environment(void) {
+#if defined(__x86_64__)
+  return 0x1F80;
+#else
+  return 0;
+#endif
+}
+
 /* libm, which Embedded Swift cannot import. */
 SA_INLINE double sa_log2(double x) { return log2(x); }
 

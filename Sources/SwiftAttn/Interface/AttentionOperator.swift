@@ -30,10 +30,8 @@ public enum AttentionOperator {
       kernels: Element.kernels(set), partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
     let control = CallControl(items: pass.partition.forwardCount, check: arguments.interruptCheck)
     let threads = participants(geometry, items: pass.partition.forwardCount)
-    if threads == 1 {
-      pass.run(control, participant: 0)
-    } else {
-      ThreadPool.run(participants: threads) { participant in pass.run(control, participant: participant) }
+    ThreadPool.run(participants: threads) { participant in
+      withDefaultFloatEnvironment { pass.run(control, participant: participant) }
     }
     try control.conclude()
   }
@@ -92,7 +90,9 @@ public enum AttentionOperator {
         heads: sumsOverRows ? pass.partition.sharedHeads : 0,
         keyBlocks: BackwardPass<Element>.keyBlocks(scoreGradient.plan.geometry))
     else { throw AttentionError(.outOfMemory, "there was no memory for the workspace") }
-    ThreadPool.run(participants: threads) { participant in pass.run(control, turns, participant: participant) }
+    ThreadPool.run(participants: threads) { participant in
+      withDefaultFloatEnvironment { pass.run(control, turns, participant: participant) }
+    }
     try control.conclude()
   }
 

@@ -22,7 +22,9 @@ struct BiasGradientPass<Element: ComputeElement>: Sendable {
 
   func run(_ check: InterruptCheck?, threads: Int) throws(AttentionError) {
     let control = CallControl(items: count, check: check)
-    ThreadPool.run(participants: threads) { participant in run(control, participant: participant) }
+    ThreadPool.run(participants: threads) { participant in
+      withDefaultFloatEnvironment { run(control, participant: participant) }
+    }
     try control.conclude()
   }
 

@@ -36,19 +36,27 @@ struct BlockRows<Element: ComputeElement> {
     if let mask = plan.mask { offsets(of: mask, into: maskOffsets) }
     if let bias = plan.bias { offsets(of: bias, into: biasOffsets) }
     let keys = plan.keyLengths[block.batch]
+    firstKey.update(repeating: 0, count: count)
+    if plan.causalOffset == nil && !plan.queryLengths.areGiven {
+      endKey.update(repeating: keys, count: count)
+      return
+    }
     let queries = plan.queryLengths[block.batch]
     forEachRow { row, query, _ in
-      var end = query < queries ? keys : 0
-      if let offset = plan.causalOffset { end = min(end, max(query + offset + 1, 0)) }
-      firstKey[row] = 0
-      endKey[row] = end
+      let end = query < queries ? keys : 0
+      endKey[row] = min(end, max(query + (plan.causalOffset ?? plan.geometry.seqLenK) + 1, 0))
     }
   }
 
   /// Where each row starts in an operand.
   func offsets<T>(of operand: Operand<T>, into offsets: Offsets) {
     let batch = operand.offset(batch: block.batch)
-    forEachRow { row, query, head in offsets[row] = batch + head * operand.head + query * operand.row }
+    if block.headCount == 1 {
+      let first = batch + block.firstHead * operand.head + block.firstRow * operand.row
+      for row in 0..<count { offsets[row] = first &+ row &* operand.row }
+    } else {
+      forEachRow { row, query, head in offsets[row] = batch &+ head &* operand.head &+ query &* operand.row }
+    }
   }
 
   /// body(row of the block, query, query head)

@@ -1,4 +1,14 @@
+import CSwiftAttnShims
 import Synchronization
+
+/// Runs a participant's share with the processor's default rounding and denormal modes, so that results do not depend on
+/// what the caller, or whoever first created a worker, had set; then puts back modes and flags as they were.
+func withDefaultFloatEnvironment(_ body: () -> Void) {
+  let environment = sa_float_environment()
+  sa_set_float_environment(sa_default_float_environment())
+  body()
+  sa_set_float_environment(environment)
+}
 
 /// What the threads of one call share: the next work item, and whether to stop.
 struct CallControl: ~Copyable {

@@ -27,17 +27,16 @@ struct ForwardPass<Element: ComputeElement>: Sendable {
     _ state: inout ForwardWorkspace<Element>, _ control: borrowing CallControl, participant: Int
   ) {
     prepare(state)
-    let rows = state.rows
-    var first = Panel(0, of: rows)
-    var second = Panel(1, of: rows)
+    var first = Panel(0, of: state.rows)
+    var second = Panel(1, of: state.rows)
     let start = min(first.leastFirst, second.leastFirst) / BlockSize.keys * BlockSize.keys
     let end = max(first.mostEnd, second.mostEnd)
     let visibility = Visibility(mask: plan.mask, bias: plan.bias, masking: kernels.masking)
-    let head = HeadOperands(plan, rows.block)
+    let head = HeadOperands(plan, state.rows.block)
     for blockStart in stride(from: start, to: end, by: BlockSize.keys) {
       let count = min(BlockSize.keys, plan.geometry.seqLenK - blockStart)
       func attend(_ panel: inout Panel) {
-        let keys = visibility.keys(start: blockStart, count: count, panel: panel, rows: rows)
+        let keys = visibility.keys(start: blockStart, count: count, panel: panel, rows: state.rows)
         guard !keys.isEmpty else { return }
         self.attend(state, panel, KeyBlock(start: blockStart, keys: keys), head)
         panel.hasOutput = true
@@ -57,10 +56,9 @@ struct ForwardPass<Element: ComputeElement>: Sendable {
 
   /// Queries into the lanes, scaled; m = -inf, l = 0. The first product sets o.
   private func prepare(_ state: ForwardWorkspace<Element>) {
-    let rows = state.rows
     kernels.layout.gather(
-      rows.scattered(plan.query, columns: plan.geometry.headDim, state.offsets), state.queries, plan.queryFactor)
-    let lanes = rows.vectors * Element.lanes
+      state.rows.scattered(plan.query, columns: plan.geometry.headDim, state.offsets), state.queries, plan.queryFactor)
+    let lanes = state.rows.vectors * Element.lanes
     state.maximum.update(repeating: -.infinity, count: lanes)
     state.sum.update(repeating: 0, count: lanes)
   }
@@ -98,16 +96,15 @@ struct ForwardPass<Element: ComputeElement>: Sendable {
 
   /// out = o / l; lse = ln 2 * (m + log2 l).
   private func store(_ state: ForwardWorkspace<Element>) {
-    let rows = state.rows
-    for row in 0..<rows.vectors * Element.lanes {
+    for row in 0..<state.rows.vectors * Element.lanes {
       state.factors[row] = state.sum[row] == 0 ? 0 : 1 / state.sum[row]
     }
     kernels.layout.scatter(
-      state.output, rows.scattered(out, columns: plan.geometry.valueDim, state.offsets), state.factors)
+      state.output, state.rows.scattered(out, columns: plan.geometry.valueDim, state.offsets), state.factors)
     guard let lse else { return }
-    rows.offsets(of: lse, into: state.offsets)
+    state.rows.offsets(of: lse, into: state.offsets)
     let ln2 = 0.6931471805599453
-    for row in 0..<rows.count {
+    for row in 0..<state.rows.count {
       let logSumExp = ln2 * (Double(state.maximum[row]) + sa_log2(Double(state.sum[row])))
       lse.base[state.offsets[row]] = Element(logSumExp)
     }
