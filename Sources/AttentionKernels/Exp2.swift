@@ -20,12 +20,12 @@ extension SIMD16 where Scalar == Float {
   /// Degree 6, error 2.6e-9, well under half an ulp (6e-8): rounding dominates.
   @inline(__always)
   static func exp2Polynomial(_ r: Self) -> Self {
-    var p = Self(repeating: 1.5594678161326619e-4)
-    p = fma(p, r, Self(repeating: 1.3406643902351759e-3))
-    p = fma(p, r, Self(repeating: 9.6176929729930623e-3))
-    p = fma(p, r, Self(repeating: 5.5503105510137972e-2))
-    p = fma(p, r, Self(repeating: 2.4022652782887738e-1))
-    p = fma(p, r, Self(repeating: 6.9314721496802790e-1))
+    var p = Self(repeating: 1.55946770151054106e-4)
+    p = fma(p, r, Self(repeating: 1.34066438474800602e-3))
+    p = fma(p, r, Self(repeating: 9.61769297614318723e-3))
+    p = fma(p, r, Self(repeating: 5.55031055120698058e-2))
+    p = fma(p, r, Self(repeating: 2.40226527828761768e-1))
+    p = fma(p, r, Self(repeating: 6.93147214967884963e-1))
     return fma(p, r, Self(repeating: 1))
   }
 }
@@ -34,17 +34,17 @@ extension SIMD8 where Scalar == Double {
   /// Degree 11, error 1.8e-17, well under half an ulp (1.1e-16).
   @inline(__always)
   static func exp2Polynomial(_ r: Self) -> Self {
-    var p = Self(repeating: 4.0780719295883367e-10)
-    p = fma(p, r, Self(repeating: 7.0725704128144235e-9))
-    p = fma(p, r, Self(repeating: 1.0180647659234139e-7))
-    p = fma(p, r, Self(repeating: 1.3215442675329822e-6))
-    p = fma(p, r, Self(repeating: 1.5252727385193868e-5))
-    p = fma(p, r, Self(repeating: 1.5403530441572130e-4))
-    p = fma(p, r, Self(repeating: 1.3333558153439965e-3))
-    p = fma(p, r, Self(repeating: 9.6181291076070024e-3))
-    p = fma(p, r, Self(repeating: 5.5504108664790395e-2))
-    p = fma(p, r, Self(repeating: 2.4022650695910098e-1))
-    p = fma(p, r, Self(repeating: 6.9314718055994570e-1))
+    var p = Self(repeating: 4.07807178609287042e-10)
+    p = fma(p, r, Self(repeating: 7.07257039454079943e-9))
+    p = fma(p, r, Self(repeating: 1.01806476605730693e-7))
+    p = fma(p, r, Self(repeating: 1.32154426754528552e-6))
+    p = fma(p, r, Self(repeating: 1.52527273851897748e-5))
+    p = fma(p, r, Self(repeating: 1.54035304415718501e-4))
+    p = fma(p, r, Self(repeating: 1.33335581534399697e-3))
+    p = fma(p, r, Self(repeating: 9.61812910760700262e-3))
+    p = fma(p, r, Self(repeating: 5.55041086647903945e-2))
+    p = fma(p, r, Self(repeating: 2.40226506959100980e-1))
+    p = fma(p, r, Self(repeating: 6.93147180559945697e-1))
     return fma(p, r, Self(repeating: 1))
   }
 }

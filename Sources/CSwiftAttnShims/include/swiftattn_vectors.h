@@ -74,7 +74,8 @@ SA_INLINE uint64_t sa_mask_word(const uint8_t *mask, ptrdiff_t stride, ptrdiff_t
   return word;
 }
 
-/* One bit for each of `count` <= 64 bias elements that are not -inf. */
+/* One bit for each of `count` <= 64 bias elements that are not -inf. The next 64 of a contiguous row are asked for: rows lie
+ * too far apart for the hardware to see them coming. */
 #define SA_DEFINE_BIAS_WORD(name, scalar, lanes, part_type)                                                            \
   SA_INLINE uint64_t sa_bias_word_##name(const scalar *bias, ptrdiff_t stride, ptrdiff_t count) {                      \
     uint64_t word = 0;                                                                                                 \
@@ -83,6 +84,7 @@ SA_INLINE uint64_t sa_mask_word(const uint8_t *mask, ptrdiff_t stride, ptrdiff_t
       for (int i = 0; i < 64 / lanes; i++) {                                                                           \
         sa_##name b;                                                                                                   \
         part_type part;                                                                                                \
+        __builtin_prefetch(bias + 64 + lanes * i);                                                                     \
         memcpy(&b, bias + lanes * i, sizeof b);                                                                        \
         flags f = __builtin_convertvector(b != -(sa_##name)INFINITY, flags);                                           \
         memcpy(&part, &f, sizeof part);                                                                                \
