@@ -22,11 +22,11 @@ PYTHON_FILES := setup.py $(wildcard scripts/*.py) $(call find_files,-name '*.py'
 
 .PHONY: help demo test bench lint format clean install library programs environment
 .PHONY: lint-swift lint-c lint-python lint-sizes
-.PHONY: test-swift test-c test-python test-isa test-install test-sanitizers
+.PHONY: test-swift test-swift-client test-c test-python test-isa test-install test-sanitizers
 
 help:
 	@echo 'make demo             train a small Transformer on English text'
-	@echo 'make test             run all tests: test-swift test-c test-python test-isa test-install'
+	@echo 'make test             run all tests: test-swift test-swift-client test-c test-python test-isa test-install'
 	@echo 'make test-sanitizers  run the Swift and C tests under AddressSanitizer and ThreadSanitizer'
 	@echo 'make bench            measure speed'
 	@echo 'make lint | format    check | repair the style of all code'
@@ -36,7 +36,7 @@ help:
 demo: environment
 	$(PYTHON) examples/train_char_lm.py
 
-test: test-swift test-c test-python test-isa test-install
+test: test-swift test-swift-client test-c test-python test-isa test-install
 
 bench: environment
 	$(PYTHON) benchmarks/bench.py
@@ -67,6 +67,11 @@ environment: .venv/.installed
 test-swift:
 	scripts/require_tools build
 	swift test
+
+# A package that depends on this one, by path and by URL.
+test-swift-client:
+	scripts/require_tools build
+	scripts/check_swift_client
 
 CABI := build/cabi
 CABI_MAKE := $(MAKE) --no-print-directory -C Tests/CABI LIBRARY_DIR=$(abspath $(BIN)) OUT=$(abspath $(CABI))

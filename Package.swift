@@ -7,7 +7,6 @@ let embedded: [SwiftSetting] = [
   .unsafeFlags(["-wmo"], .when(traits: ["Embedded"])),
 ]
 
-
 /// One module of kernels: the shared sources compiled for one instruction set, always optimised.
 func kernels(_ name: String, _ isa: [String]) -> Target {
   .target(

@@ -1,7 +1,7 @@
 """Derives the polynomials of Sources/AttentionKernels/Exp2.swift and prints them with their errors.
 
-2^r on [-1/2, 1/2] by p(r) = 1 + c1 r + ... + cn r^n with the least largest relative error (Remez exchange). The constant
-is fixed at 1, so that 2^0 is exact. Fifty-digit decimals, so that the printed digits are right.
+2^r on [-1/2, 1/2] by p(r) = 1 + c1 r + ... + cn r^n with the least largest relative error (Remez exchange). The
+constant is fixed at 1, so that 2^0 is exact. Fifty-digit decimals, so that the printed digits are right.
 """
 
 from decimal import Decimal, getcontext

@@ -1,4 +1,3 @@
-
 /// An element type that attention computes in: `Float` or `Double`.
 public protocol AttentionElement: BinaryFloatingPoint, Sendable {
   /// How many of these the kernels' logical vector holds; the same on every instruction set.

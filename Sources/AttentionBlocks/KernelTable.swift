@@ -90,9 +90,10 @@ public struct ScoreKernels<Element: AttentionElement>: Sendable {
     addBiasGradient: @escaping @Sendable (Rows, Panel) -> Void,
     softmax: @escaping @Sendable (Panel, SoftmaxState<Element>) -> Void,
     softmaxGradient: @escaping @Sendable (Panel, SoftmaxGradient<Element>) -> Void,
-    dotColumns: @escaping @Sendable (
-      LaneMatrix<Element>, LaneMatrix<Element>, Int, Int, UnsafeMutablePointer<Element>
-    ) -> Void
+    dotColumns:
+      @escaping @Sendable (
+        LaneMatrix<Element>, LaneMatrix<Element>, Int, Int, UnsafeMutablePointer<Element>
+      ) -> Void
   ) {
     self.scale = scale
     self.addBias = addBias

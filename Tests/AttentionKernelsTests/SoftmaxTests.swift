@@ -24,7 +24,9 @@ import Testing
                 PanelScores(
                   scores: matrix, firstKey: 0, endKey: block.count / lanes, vectors: 1, visibility: nil,
                   visibilityStride: 0),
-                SoftmaxState(maximum: m.baseAddress!, headroom: headroom, sum: l.baseAddress!, output: output, outputRows: 1))
+                SoftmaxState(
+                  maximum: m.baseAddress!, headroom: headroom, sum: l.baseAddress!, output: output,
+                  outputRows: 1))
             }
           }
         }

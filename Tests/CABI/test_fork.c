@@ -2,6 +2,9 @@
 #define _POSIX_C_SOURCE 200809L
 #include "problem.h"
 
+#include <dirent.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -37,6 +40,53 @@ static void check_child(problem *made, const problem *alone, int generations) {
   CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ended with status %d", status);
 }
 
+static atomic_int stop_calling, failed_calls;
+
+/* Another thread of the parent, which is inside a call at most moments. */
+static void *keep_calling(void *argument) {
+  problem made;
+  problem_make(&made, &spec, SWIFTATTN_FLOAT32, LAYOUT_DENSE);
+  while (!atomic_load(&stop_calling))
+    atomic_fetch_add(&failed_calls, problem_forward(&made) != SWIFTATTN_OK);
+  problem_free(&made);
+  return argument;
+}
+
+/* The pool may be anywhere in its work when these children are made. */
+static void check_children_of_busy_parent(problem *made, const problem *alone) {
+  pthread_t thread;
+  CHECK(pthread_create(&thread, NULL, keep_calling, NULL) == 0, "no thread");
+  for (int i = 0; i < 20; i++)
+    check_child(made, alone, 0);
+  atomic_store(&stop_calling, 1);
+  pthread_join(thread, NULL);
+  CHECK(atomic_load(&failed_calls) == 0, "%d calls failed beside a fork", atomic_load(&failed_calls));
+}
+
+/* Signals are for the caller's threads: every other thread of this process blocks SIGINT (bit 1 of SigBlk). */
+static void check_workers_block_signals(void) {
+  DIR *tasks = opendir("/proc/self/task");
+  int workers = 0;
+  for (struct dirent *task; tasks && (task = readdir(tasks));) {
+    const long id = strtol(task->d_name, NULL, 10);
+    if (id == 0 || id == getpid())
+      continue;
+    char path[64], line[256];
+    snprintf(path, sizeof path, "/proc/self/task/%ld/status", id);
+    FILE *status = fopen(path, "r");
+    while (status && fgets(line, sizeof line, status))
+      if (!strncmp(line, "SigBlk:", 7)) {
+        CHECK(strtoull(line + 7, NULL, 16) & 2, "worker %ld takes SIGINT", id);
+        workers++;
+      }
+    if (status)
+      fclose(status);
+  }
+  if (tasks)
+    closedir(tasks);
+  CHECK(workers > 0, "there is no worker to look at");
+}
+
 int main(void) {
   problem made, alone;
   problem_make(&made, &spec, SWIFTATTN_FLOAT32, LAYOUT_DENSE);
@@ -47,7 +97,9 @@ int main(void) {
   CHECK(swiftattn_set_num_threads(4) == SWIFTATTN_OK, "%s", swiftattn_last_error());
   check_child(&made, &alone, 0);
   check_call(&made, &alone, "parent before the fork");
+  check_workers_block_signals();
   check_child(&made, &alone, 1);
+  check_children_of_busy_parent(&made, &alone);
   check_call(&made, &alone, "parent after the fork");
   problem_free(&made);
   problem_free(&alone);

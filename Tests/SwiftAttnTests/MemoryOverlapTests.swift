@@ -41,6 +41,7 @@ import Testing
   func notInjective() {
     #expect(!MemoryOverlap.isInjective(view(0, [2, 2], [0, 4])))
     #expect(!MemoryOverlap.isInjective(view(0, [3, 3], [8, 4])))
+    #expect(!MemoryOverlap.isInjective(view(0, [2, 3], [4, 4])))
     #expect(!MemoryOverlap.isInjective(view(0, [2], [2])))
     #expect(MemoryOverlap.isInjective(view(0, [2, 2], [-4, 8])))
   }

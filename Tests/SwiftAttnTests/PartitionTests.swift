@@ -9,9 +9,11 @@ import Testing
     }
   }
 
-  @Test("every row of every head is in exactly one block, in forward's and backward's queue", arguments: [
-    (1, 1, 1, 1), (2, 3, 3, 96), (1, 8, 2, 97), (3, 4, 1, 500), (1, 5, 5, 0), (0, 2, 2, 7),
-  ])
+  @Test(
+    "every row of every head is in exactly one block, in forward's and backward's queue",
+    arguments: [
+      (1, 1, 1, 1), (2, 3, 3, 96), (1, 8, 2, 97), (3, 4, 1, 500), (1, 5, 5, 0), (0, 2, 2, 7),
+    ])
   func coversOnce(batches: Int, headsQ: Int, headsKV: Int, seqLenQ: Int) throws {
     let geometry = try geometry(batches: batches, headsQ: headsQ, headsKV: headsKV, seqLenQ: seqLenQ)
     let partition = Partition(geometry, rowsPerBlock: 96)

@@ -110,3 +110,12 @@ func startThreads(_ count: Int, _ body: @escaping @Sendable (_ index: Int) -> Vo
   }
   return { group.wait() }
 }
+
+extension ThreadPool {
+  /// The same for a body that captures what it works on.
+  static func run(participants: Int, _ body: (_ participant: Int) -> Void) {
+    withoutActuallyEscaping(body) { body in
+      run(participants: participants, sharing: body) { body, participant in body(participant) }
+    }
+  }
+}

@@ -5,9 +5,11 @@ import Testing
 
 @Suite struct VisibilityTests {
   /// What a panel sees of each key block, against a direct reading of causality, lengths and mask.
-  @Test("words, ranges and skips agree with each pair judged alone", arguments: [
-    Causal.none, .topLeft, .bottomRight,
-  ])
+  @Test(
+    "words, ranges and skips agree with each pair judged alone",
+    arguments: [
+      Causal.none, .topLeft, .bottomRight,
+    ])
   func agreesWithPairs(_ causal: Causal) throws {
     for (seqLenQ, seqLenK, heads) in [(1, 1, 1), (5, 200, 2), (130, 64, 1), (97, 65, 1), (100, 1, 3)] {
       for masked in [false, true] {
@@ -28,7 +30,8 @@ import Testing
     try mask.withView(.bool) { (mask: TensorView) throws(AttentionError) in
       try lengths.withView(.int64) { (lengths: TensorView) throws(AttentionError) in
         var arguments = AttentionArguments(
-          query: fakeView([1, heads, seqLenQ, 4]), key: fakeView([1, 1, seqLenK, 4]), value: fakeView([1, 1, seqLenK, 4]))
+          query: fakeView([1, heads, seqLenQ, 4]), key: fakeView([1, 1, seqLenK, 4]),
+          value: fakeView([1, 1, seqLenK, 4]))
         arguments.causal = causal
         arguments.keyLengths = lengths
         if masked { arguments.mask = mask }

@@ -6,17 +6,27 @@ struct Case: Decodable {
   let name: String
   let op: String
   let dtype: String
-  let B: Int
-  let H: Int
-  let Hkv: Int
-  let Sq: Int
-  let Sk: Int
-  let D: Int
+  let batches: Int
+  let headsQ: Int
+  let headsKV: Int
+  let seqLenQ: Int
+  let seqLenK: Int
+  let headDim: Int
   let causal: Bool
   let mask: String
   let isa: String?
   let threads: Int
   let reach: Double
+
+  enum CodingKeys: String, CodingKey {
+    case name, op, dtype, causal, mask, isa, threads, reach
+    case batches = "B"
+    case headsQ = "H"
+    case headsKV = "Hkv"
+    case seqLenQ = "Sq"
+    case seqLenK = "Sk"
+    case headDim = "D"
+  }
 
   private struct Document: Decodable {
     struct Group: Decodable { let rows: [Case] }
@@ -27,13 +37,13 @@ struct Case: Decodable {
     try JSONDecoder().decode(Document.self, from: Data(contentsOf: file)).throughput.rows
   }
 
-  var liveKeys: Int { mask == "pad" || mask == "lengths" ? Sk * 3 / 4 : Sk }
+  var liveKeys: Int { mask == "pad" || mask == "lengths" ? seqLenK * 3 / 4 : seqLenK }
   var trains: Bool { op == "train" }
 
   /// 4 D for each pair of a query and a key that it may attend to, 3.5 times that with the backward pass.
   var flops: Double {
-    let pairs = causal ? (0..<Sq).reduce(0) { $0 + min($1 + 1, Sk) } : Sq * liveKeys
-    return 4 * Double(B * H) * Double(pairs) * Double(D) * (trains ? 3.5 : 1)
+    let pairs = causal ? (0..<seqLenQ).reduce(0) { $0 + min($1 + 1, seqLenK) } : seqLenQ * liveKeys
+    return 4 * Double(batches * headsQ) * Double(pairs) * Double(headDim) * (trains ? 3.5 : 1)
   }
 }
 
@@ -51,15 +61,15 @@ struct Workload<Element: ComputeElement> {
       let elements = (0..<shape.reduce(1, *)).map { _ in Element(Double.random(in: -1...1, using: &generator)) }
       return try Tensor(elements, shape: shape)
     }
-    query = try draw([row.B, row.H, row.Sq, row.D])
-    key = try draw([row.B, row.Hkv, row.Sk, row.D])
-    value = try draw([row.B, row.Hkv, row.Sk, row.D])
+    query = try draw([row.batches, row.headsQ, row.seqLenQ, row.headDim])
+    key = try draw([row.batches, row.headsKV, row.seqLenK, row.headDim])
+    value = try draw([row.batches, row.headsKV, row.seqLenK, row.headDim])
     trains = row.trains
     var attention = Attention<Element>(causal: row.causal ? .topLeft : .none)
     switch row.mask {
-    case "bias": attention.bias = try draw([1, row.H, row.Sq, row.Sk])
-    case "pad": attention.mask = try Tensor((0..<row.Sk).map { $0 < row.liveKeys }, shape: [row.Sk])
-    case "lengths": attention.keyLengths = Array(repeating: row.liveKeys, count: row.B)
+    case "bias": attention.bias = try draw([1, row.headsQ, row.seqLenQ, row.seqLenK])
+    case "pad": attention.mask = try Tensor((0..<row.seqLenK).map { $0 < row.liveKeys }, shape: [row.seqLenK])
+    case "lengths": attention.keyLengths = Array(repeating: row.liveKeys, count: row.batches)
     default: break
     }
     self.attention = attention

@@ -5,14 +5,15 @@
  *     swiftattn_attention attention = {.struct_size = sizeof attention, .query = &q, .key = &k, .value = &v};
  *     if (swiftattn_attention_forward(&attention, &out, NULL) != SWIFTATTN_OK) puts(swiftattn_last_error());
  *
- * Shape letters: B any number of leading batch dimensions, Hq query heads, Hkv key/value heads (Hq is a multiple of Hkv;
- * query head h uses key/value head h / (Hq/Hkv)), Sq and Sk the lengths, D the head dim of query and key, Dv of value.
+ * Shape letters: B any number of leading batch dimensions, Hq query heads, Hkv key/value heads (Hq is a multiple of
+ * Hkv; query head h uses key/value head h / (Hq/Hkv)), Sq and Sk the lengths, D the head dim of query and key, Dv of
+ * value.
  *
  * Rules that hold for every function:
  * - Ownership: the library never keeps a pointer after it returns and never frees the caller's memory.
  * - Threads: every function may be called from any thread at any time, also while other calls run, and after fork().
- * - Failure: a status other than SWIFTATTN_OK is returned, swiftattn_last_error() says what was wrong, and no output has
- *   been written (except for SWIFTATTN_INTERRUPTED and for a failed allocation, after which outputs are unspecified).
+ * - Failure: a status other than SWIFTATTN_OK is returned, swiftattn_last_error() says what was wrong, and no output
+ * has been written (except for SWIFTATTN_INTERRUPTED and for a failed allocation, after which outputs are unspecified).
  *   No function aborts, exits, prints or unwinds.
  * - Inputs and the caller's floating-point environment are never modified. */
 #ifndef SWIFTATTN_H
@@ -34,26 +35,27 @@ extern "C" {
 
 typedef enum swiftattn_status {
   SWIFTATTN_OK = 0,
-  SWIFTATTN_INVALID_ARGUMENT = 1,  /* a missing, malformed or out-of-range argument, an unknown enum value or struct_size */
-  SWIFTATTN_INVALID_DTYPE = 2,     /* an element type that this argument does not take */
-  SWIFTATTN_INVALID_SHAPE = 3,     /* a rank, length or stride that does not fit the other arguments */
-  SWIFTATTN_OUT_OF_MEMORY = 4,     /* workspace could not be allocated */
-  SWIFTATTN_INTERRUPTED = 5,       /* the caller's interrupt callback asked to stop */
-  SWIFTATTN_UNSUPPORTED_ISA = 6    /* an unknown instruction set, or one this processor does not have */
+  SWIFTATTN_INVALID_ARGUMENT =
+      1,                       /* a missing, malformed or out-of-range argument, an unknown enum value or struct_size */
+  SWIFTATTN_INVALID_DTYPE = 2, /* an element type that this argument does not take */
+  SWIFTATTN_INVALID_SHAPE = 3, /* a rank, length or stride that does not fit the other arguments */
+  SWIFTATTN_OUT_OF_MEMORY = 4, /* workspace could not be allocated */
+  SWIFTATTN_INTERRUPTED = 5,   /* the caller's interrupt callback asked to stop */
+  SWIFTATTN_UNSUPPORTED_ISA = 6 /* an unknown instruction set, or one this processor does not have */
 } swiftattn_status;
 
 typedef enum swiftattn_dtype {
   SWIFTATTN_FLOAT32 = 1,
   SWIFTATTN_FLOAT64 = 2,
-  SWIFTATTN_BOOL = 3,  /* one byte; zero is false, anything else is true */
+  SWIFTATTN_BOOL = 3, /* one byte; zero is false, anything else is true */
   SWIFTATTN_INT32 = 4,
   SWIFTATTN_INT64 = 5
 } swiftattn_dtype;
 
 typedef enum swiftattn_causal {
   SWIFTATTN_CAUSAL_NONE = 0,
-  SWIFTATTN_CAUSAL_TOP_LEFT = 1,     /* query i sees keys j <= i (PyTorch's is_causal) */
-  SWIFTATTN_CAUSAL_BOTTOM_RIGHT = 2  /* query i sees keys j <= i + Sk - Sq (decoding with a cache) */
+  SWIFTATTN_CAUSAL_TOP_LEFT = 1,    /* query i sees keys j <= i (PyTorch's is_causal) */
+  SWIFTATTN_CAUSAL_BOTTOM_RIGHT = 2 /* query i sees keys j <= i + Sk - Sq (decoding with a cache) */
 } swiftattn_causal;
 
 /* A view of the caller's memory. `strides` are in bytes and multiples of the element size; inputs may use zero and
@@ -70,12 +72,13 @@ typedef struct swiftattn_tensor {
 /* The operands and options that forward and backward share. Zero-initialise, set struct_size, fill in what is wanted.
  *
  * out = softmax(scale * query . key^T + bias, over the keys that the masks leave) . value
- * (Vaswani et al. 2017, equation 1). All masks combine by AND. A row that may attend to nothing has output 0, lse -inf and
- * zero gradients; so has every row when Sk is 0. Masked keys and values are skipped: a NaN in them reaches nothing. */
+ * (Vaswani et al. 2017, equation 1). All masks combine by AND. A row that may attend to nothing has output 0, lse -inf
+ * and zero gradients; so has every row when Sk is 0. Masked keys and values are skipped: a NaN in them reaches nothing.
+ */
 typedef struct swiftattn_attention {
   size_t struct_size; /* sizeof(swiftattn_attention) */
-  /* Required. query (B, Hq, Sq, D), key (B, Hkv, Sk, D), value (B, Hkv, Sk, Dv), all FLOAT32 or all FLOAT64, of one rank:
-   * 2 is (S, D), 3 is (H, S, D), more are leading batch dimensions, which are equal in all three. */
+  /* Required. query (B, Hq, Sq, D), key (B, Hkv, Sk, D), value (B, Hkv, Sk, Dv), all FLOAT32 or all FLOAT64, of one
+   * rank: 2 is (S, D), 3 is (H, S, D), more are leading batch dimensions, which are equal in all three. */
   const swiftattn_tensor *query;
   const swiftattn_tensor *key;
   const swiftattn_tensor *value;
@@ -85,7 +88,8 @@ typedef struct swiftattn_attention {
   const swiftattn_tensor *bias;
   /* Optional. INT32 or INT64 of shape (B): keys j >= key_lengths[b] are masked; 0 <= key_lengths[b] <= Sk. */
   const swiftattn_tensor *key_lengths;
-  /* Optional. INT32 or INT64 of shape (B): rows i >= query_lengths[b] attend to nothing; 0 <= query_lengths[b] <= Sq. */
+  /* Optional. INT32 or INT64 of shape (B): rows i >= query_lengths[b] attend to nothing; 0 <= query_lengths[b] <= Sq.
+   */
   const swiftattn_tensor *query_lengths;
   /* Optional. NULL means 1/sqrt(D). Must be finite and not zero. */
   const double *scale;
@@ -112,10 +116,10 @@ const char *swiftattn_version(void);
  * "key has head_dim 32 but query has 64". Never NULL; empty before any failure; valid until this thread's next call. */
 const char *swiftattn_last_error(void);
 
-/* Computes out (B, Hq, Sq, Dv), of query's dtype and rank, and, unless it is NULL, lse (B, Hq, Sq) of the same dtype: the
- * natural logarithm of the sum of exp(scores) of each row. out and lse may be strided, but may overlap neither each other
- * nor any input. Accumulates in the operands' dtype; results do not depend on the number of threads, on other batch
- * elements or on strides, to the bit. */
+/* Computes out (B, Hq, Sq, Dv), of query's dtype and rank, and, unless it is NULL, lse (B, Hq, Sq) of the same dtype:
+ * the natural logarithm of the sum of exp(scores) of each row. out and lse may be strided, but may overlap neither each
+ * other nor any input. Accumulates in the operands' dtype; results do not depend on the number of threads, on other
+ * batch elements or on strides, to the bit. */
 swiftattn_status swiftattn_attention_forward(const swiftattn_attention *attention, const swiftattn_tensor *out,
                                              const swiftattn_tensor *lse);
 
@@ -131,7 +135,8 @@ swiftattn_status swiftattn_attention_backward(const swiftattn_attention *attenti
 int32_t swiftattn_get_num_threads(void);
 swiftattn_status swiftattn_set_num_threads(int32_t count);
 
-/* The instruction-set tiers in this build, best first: "avx512", "avx2", "baseline". Static storage; NULL past the end. */
+/* The instruction-set tiers in this build, best first: "avx512", "avx2", "baseline". Static storage; NULL past the end.
+ */
 const char *swiftattn_isa_name(int32_t index);
 
 /* 1 when this processor can run the tier of that name, else 0. */
@@ -144,8 +149,9 @@ const char *swiftattn_get_isa(void);
 /* Chooses a tier by name for calls that start from now on, in all threads; NULL returns to the default. */
 swiftattn_status swiftattn_set_isa(const char *name);
 
-/* The kernels of the tier in use, one id each: dtype.operation.tile.isa, such as "f32.multiply.8x3x16.avx512": a register
- * tile of 8 rows by 3 vectors of 16 lanes. Static storage; NULL past the end, or when swiftattn_get_isa() is NULL. */
+/* The kernels of the tier in use, one id each: dtype.operation.tile.isa, such as "f32.multiply.8x3x16.avx512": a
+ * register tile of 8 rows by 3 vectors of 16 lanes. Static storage; NULL past the end, or when swiftattn_get_isa() is
+ * NULL. */
 const char *swiftattn_kernel_id(int32_t index);
 
 #ifdef __cplusplus

@@ -70,12 +70,13 @@ SA_INLINE uint64_t sa_mask_word(const uint8_t *mask, ptrdiff_t stride, ptrdiff_t
     }
     return word;
   }
-  for (ptrdiff_t i = 0; i < count; i++) word |= (uint64_t)(mask[i * stride] != 0) << i;
+  for (ptrdiff_t i = 0; i < count; i++)
+    word |= (uint64_t)(mask[i * stride] != 0) << i;
   return word;
 }
 
-/* One bit for each of `count` <= 64 bias elements that are not -inf. The next 64 of a contiguous row are asked for: rows lie
- * too far apart for the hardware to see them coming. */
+/* One bit for each of `count` <= 64 bias elements that are not -inf. The next 64 of a contiguous row are asked for:
+ * rows lie too far apart for the hardware to see them coming. */
 #define SA_DEFINE_BIAS_WORD(name, scalar, lanes, part_type)                                                            \
   SA_INLINE uint64_t sa_bias_word_##name(const scalar *bias, ptrdiff_t stride, ptrdiff_t count) {                      \
     uint64_t word = 0;                                                                                                 \
@@ -92,16 +93,17 @@ SA_INLINE uint64_t sa_mask_word(const uint8_t *mask, ptrdiff_t stride, ptrdiff_t
       }                                                                                                                \
       return word;                                                                                                     \
     }                                                                                                                  \
-    for (ptrdiff_t i = 0; i < count; i++) word |= (uint64_t)(bias[i * stride] != -(scalar)INFINITY) << i;              \
+    for (ptrdiff_t i = 0; i < count; i++)                                                                              \
+      word |= (uint64_t)(bias[i * stride] != -(scalar)INFINITY) << i;                                                  \
     return word;                                                                                                       \
   }
 
 SA_DEFINE_BIAS_WORD(f32, float, 16, uint16_t)
 SA_DEFINE_BIAS_WORD(f64, double, 8, uint8_t)
 
-/* Transposes of one square tile: destination row c, at destination + destination_offsets[c], receives element c of every
- * source row r, at source + source_offsets[r], each source row first multiplied by `factor`.
- * Two stages stay within 128-bit parts (unpack), two move whole parts: what both AVX2 and AVX-512 do in one instruction. */
+/* Transposes of one square tile: destination row c, at destination + destination_offsets[c], receives element c of
+ * every source row r, at source + source_offsets[r], each source row first multiplied by `factor`. Two stages stay
+ * within 128-bit parts (unpack), two move whole parts: what both AVX2 and AVX-512 do in one instruction. */
 #define SA_EVEN_PARTS_F32(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
 #define SA_ODD_PARTS_F32(a, b) __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31)
 #define SA_EVEN_PARTS_F64(a, b) __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13)
@@ -220,19 +222,26 @@ enum { SA_CPU_BASELINE = 0, SA_CPU_AVX2 = 1, SA_CPU_AVX512 = 2 };
 SA_INLINE int32_t sa_cpu_tier(void) {
 #if defined(__x86_64__)
   unsigned a, b, c, d;
-  if (!__get_cpuid(1, &a, &b, &c, &d)) return SA_CPU_BASELINE;
+  if (!__get_cpuid(1, &a, &b, &c, &d))
+    return SA_CPU_BASELINE;
   const unsigned leaf1 = bit_FMA | bit_MOVBE | bit_OSXSAVE | bit_AVX | bit_F16C;
-  if ((c & leaf1) != leaf1) return SA_CPU_BASELINE;
+  if ((c & leaf1) != leaf1)
+    return SA_CPU_BASELINE;
   unsigned low, high;
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  if ((low & 0x6) != 0x6) return SA_CPU_BASELINE;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return SA_CPU_BASELINE;
+  if ((low & 0x6) != 0x6)
+    return SA_CPU_BASELINE;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
+    return SA_CPU_BASELINE;
   const unsigned avx2 = bit_AVX2 | bit_BMI | bit_BMI2;
-  if ((b & avx2) != avx2) return SA_CPU_BASELINE;
+  if ((b & avx2) != avx2)
+    return SA_CPU_BASELINE;
   unsigned a1, b1, c1, d1;
-  if (!__get_cpuid(0x80000001, &a1, &b1, &c1, &d1) || !(c1 & bit_LZCNT)) return SA_CPU_BASELINE;
+  if (!__get_cpuid(0x80000001, &a1, &b1, &c1, &d1) || !(c1 & bit_LZCNT))
+    return SA_CPU_BASELINE;
   const unsigned avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL;
-  if ((b & avx512) != avx512 || (low & 0xe6) != 0xe6) return SA_CPU_AVX2;
+  if ((b & avx512) != avx512 || (low & 0xe6) != 0xe6)
+    return SA_CPU_AVX2;
   return SA_CPU_AVX512;
 #else
   return SA_CPU_BASELINE;

@@ -30,10 +30,7 @@ public enum AttentionOperator {
       kernels: Element.kernels(set), partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
     let control = CallControl(items: pass.partition.forwardCount, check: arguments.interruptCheck)
     let threads = participants(geometry, items: pass.partition.forwardCount)
-    ThreadPool.run(participants: threads) { participant in
-      withDefaultFloatEnvironment { pass.run(control, participant: participant) }
-    }
-    try control.conclude()
+    try ParallelCall(pass: pass, control: control).run(participants: threads)
   }
 
   /// Computes the gradients that are not nil. Nothing is written before all is judged.
@@ -47,7 +44,8 @@ public enum AttentionOperator {
   }
 
   private static func backward<Element: ComputeElement>(
-    _ arguments: borrowing AttentionArguments, _ results: AttentionResults, _ gradients: AttentionGradients, _: Element.Type
+    _ arguments: borrowing AttentionArguments, _ results: AttentionResults, _ gradients: AttentionGradients,
+    _: Element.Type
   ) throws(AttentionError) {
     let plan = try AttentionPlan<Element>(arguments)
     let (geometry, full) = (plan.geometry, plan.geometry.scoreShape)
@@ -80,24 +78,23 @@ public enum AttentionOperator {
     func operand(_ view: TensorView) -> Operand<Element> { Operand(view, alignedTo: full, as: Element.self) }
     let sumsOverRows = gradients.key != nil || gradients.value != nil
     let threads = participants(scoreGradient.plan.geometry, items: partition.heads * partition.blocksPerHead)
+    let queue = BackwardPartition(partition, threads: threads, sumsOverRows: sumsOverRows)
+    guard
+      let turns = TurnCounters(
+        heads: sumsOverRows ? queue.sharedHeads : 0,
+        keyBlocks: BackwardPass<Element>.keyBlocks(scoreGradient.plan.geometry))
+    else { throw AttentionError(.outOfMemory, "there was no memory for the workspace") }
     let pass = BackwardPass(
       scoreGradient: scoreGradient, queryGradient: gradients.query.map(operand),
       keyGradient: gradients.key.map(operand), valueGradient: gradients.value.map(operand),
-      partition: BackwardPartition(partition, threads: threads, sumsOverRows: sumsOverRows))
-    let control = CallControl(items: pass.partition.count, check: check)
-    guard
-      let turns = TurnCounters(
-        heads: sumsOverRows ? pass.partition.sharedHeads : 0,
-        keyBlocks: BackwardPass<Element>.keyBlocks(scoreGradient.plan.geometry))
-    else { throw AttentionError(.outOfMemory, "there was no memory for the workspace") }
-    ThreadPool.run(participants: threads) { participant in
-      withDefaultFloatEnvironment { pass.run(control, turns, participant: participant) }
-    }
-    try control.conclude()
+      partition: queue, turns: turns)
+    let control = CallControl(items: queue.count, check: check)
+    try ParallelCall(pass: pass, control: control).run(participants: threads)
   }
 
   private static func judge(
-    _ gradients: AttentionGradients, _ arguments: borrowing AttentionArguments, _ results: AttentionResults, _ type: ElementType
+    _ gradients: AttentionGradients, _ arguments: borrowing AttentionArguments, _ results: AttentionResults,
+    _ type: ElementType
   ) throws(AttentionError) {
     var outputs = OutputJudge(inputs: arguments)
     outputs.record(results.out, "out")

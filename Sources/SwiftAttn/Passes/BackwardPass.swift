@@ -1,12 +1,13 @@
 import AttentionBlocks
 
 /// The gradients of query, key and value, one block of queries after the other (docs/Algorithm.md, "Backward").
-struct BackwardPass<Element: ComputeElement>: Sendable {
+struct BackwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
   let scoreGradient: ScoreGradient<Element>
   let queryGradient: Operand<Element>?
   let keyGradient: Operand<Element>?
   let valueGradient: Operand<Element>?
   let partition: BackwardPartition
+  let turns: TurnCounters
 
   private var plan: AttentionPlan<Element> { scoreGradient.plan }
   private var kernels: KernelTable<Element> { scoreGradient.kernels }
@@ -14,7 +15,7 @@ struct BackwardPass<Element: ComputeElement>: Sendable {
 
   static func keyBlocks(_ geometry: Geometry) -> Int { (geometry.seqLenK + BlockSize.keys - 1) / BlockSize.keys }
 
-  func run(_ control: borrowing CallControl, _ turns: borrowing TurnCounters, participant: Int) {
+  func run(_ control: borrowing CallControl, participant: Int) {
     let capacity = partition.partition.rowsPerBlock
     guard var workspace = Workspace(bytes: BackwardWorkspace<Element>.bytes(plan.geometry, capacity)) else {
       return control.fail()
@@ -25,11 +26,11 @@ struct BackwardPass<Element: ComputeElement>: Sendable {
       case .wholeHead(let head):
         for index in 0..<partition.partition.blocksPerHead where !control.isStopped {
           let task = BlockTask(head: head, index: index, turn: nil)
-          differentiate(task, &state, control, turns, participant: participant)
+          differentiate(task, &state, control, participant: participant)
         }
       case .block(let head, let index):
         let task = BlockTask(head: head, index: index, turn: head - partition.wholeHeads)
-        differentiate(task, &state, control, turns, participant: participant)
+        differentiate(task, &state, control, participant: participant)
       }
       guard !control.isStopped else { return }
       control.finish()
@@ -39,7 +40,7 @@ struct BackwardPass<Element: ComputeElement>: Sendable {
   /// One block of queries against all the keys it sees.
   private func differentiate(
     _ task: BlockTask, _ state: inout BackwardWorkspace<Element>,
-    _ control: borrowing CallControl, _ turns: borrowing TurnCounters, participant: Int
+    _ control: borrowing CallControl, participant: Int
   ) {
     let block = partition.partition.block(head: task.head, index: task.index)
     load(block, &state)

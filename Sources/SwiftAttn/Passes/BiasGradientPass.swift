@@ -6,7 +6,7 @@ import AttentionBlocks
 /// in a fixed order (batches, heads, queries ascending), whatever the broadcasting and the number of threads; and no
 /// array of all scores is needed.
 /// The gradient is zero on entry.
-struct BiasGradientPass<Element: ComputeElement>: Sendable {
+struct BiasGradientPass<Element: ComputeElement>: ParallelPass {
   let scoreGradient: ScoreGradient<Element>
   let biasGradient: Operand<Element>
   let partition: Partition
@@ -21,14 +21,10 @@ struct BiasGradientPass<Element: ComputeElement>: Sendable {
   private var blocksPerTarget: Int { sharesRows ? min(blocksPerHead, 1) : blocksPerHead }
 
   func run(_ check: InterruptCheck?, threads: Int) throws(AttentionError) {
-    let control = CallControl(items: count, check: check)
-    ThreadPool.run(participants: threads) { participant in
-      withDefaultFloatEnvironment { run(control, participant: participant) }
-    }
-    try control.conclude()
+    try ParallelCall(pass: self, control: CallControl(items: count, check: check)).run(participants: threads)
   }
 
-  private func run(_ control: borrowing CallControl, participant: Int) {
+  func run(_ control: borrowing CallControl, participant: Int) {
     let capacity = partition.rowsPerBlock
     guard var workspace = Workspace(bytes: BackwardWorkspace<Element>.bytes(plan.geometry, capacity)) else { return }
     var state = BackwardWorkspace<Element>(plan.geometry, capacity, &workspace)

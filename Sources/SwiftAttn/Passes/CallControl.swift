@@ -1,13 +1,36 @@
 import CSwiftAttnShims
 import Synchronization
 
-/// Runs a participant's share with the processor's default rounding and denormal modes, so that results do not depend on
-/// what the caller, or whoever first created a worker, had set; then puts back modes and flags as they were.
-func withDefaultFloatEnvironment(_ body: () -> Void) {
-  let environment = sa_float_environment()
-  sa_set_float_environment(sa_default_float_environment())
-  body()
-  sa_set_float_environment(environment)
+/// Work that any number of threads do together, drawing items from the control's counter.
+protocol ParallelPass: ~Copyable {
+  func run(_ control: borrowing CallControl, participant: Int)
+}
+
+/// A pass and its control, for the time of a call.
+struct ParallelCall<Pass: ParallelPass & ~Copyable>: ~Copyable {
+  private let pass: Pass
+  private let control: CallControl
+
+  init(pass: consuming Pass, control: consuming CallControl) {
+    self.pass = pass
+    self.control = control
+  }
+
+  func run(participants: Int) throws(AttentionError) {
+    ThreadPool.run(participants: participants, sharing: self) { call, participant in
+      call.runInDefaultFloatEnvironment(participant: participant)
+    }
+    try control.conclude()
+  }
+
+  /// With the processor's default rounding and denormal modes, so that results do not depend on what the caller, or
+  /// whoever first created a worker, had set; then puts back modes and flags as they were.
+  private func runInDefaultFloatEnvironment(participant: Int) {
+    let environment = sa_float_environment()
+    sa_set_float_environment(sa_default_float_environment())
+    pass.run(control, participant: participant)
+    sa_set_float_environment(environment)
+  }
 }
 
 /// What the threads of one call share: the next work item, and whether to stop.

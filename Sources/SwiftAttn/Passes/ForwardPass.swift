@@ -2,7 +2,7 @@ import AttentionBlocks
 import CSwiftAttnShims
 
 /// Attention forward over one block of queries after the other (docs/Algorithm.md, "Forward").
-struct ForwardPass<Element: ComputeElement>: Sendable {
+struct ForwardPass<Element: ComputeElement>: ParallelPass {
   let plan: AttentionPlan<Element>
   let out: Operand<Element>
   let lse: Operand<Element>?

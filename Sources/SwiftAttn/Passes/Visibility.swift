@@ -18,7 +18,8 @@ struct PanelKeys: Equatable {
     if isEmpty { return PanelKeys(first: other.first, end: other.end, hidesPairs: true) }
     if other.isEmpty { return PanelKeys(first: first, end: end, hidesPairs: true) }
     return PanelKeys(
-      first: min(first, other.first), end: max(end, other.end), hidesPairs: hidesPairs || other.hidesPairs || self != other)
+      first: min(first, other.first), end: max(end, other.end),
+      hidesPairs: hidesPairs || other.hidesPairs || self != other)
   }
 }
 
@@ -83,8 +84,8 @@ private struct WordReader<Element: ComputeElement> {
   }
 
   mutating func word(_ row: Int) -> UInt64 {
-    var word =
-      Visibility<Element>.ones(min(rows.endKey[row] - start, count)) & ~Visibility<Element>.ones(rows.firstKey[row] - start)
+    let beforeEnd = Visibility<Element>.ones(min(rows.endKey[row] - start, count))
+    var word = beforeEnd & ~Visibility<Element>.ones(rows.firstKey[row] - start)
     if let mask = visibility.mask {
       if rows.maskOffsets[row] != maskOffset {
         maskOffset = rows.maskOffsets[row]

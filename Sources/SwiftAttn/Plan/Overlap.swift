@@ -82,15 +82,11 @@ private struct LinearEquation {
     add(coefficient: 1, bound: UInt(view.type.size - 1))
   }
 
-  /// Keeps the terms in descending order; equal coefficients merge.
+  /// Keeps the terms in descending order.
   mutating func add(coefficient: UInt, bound: UInt) {
     guard bound > 0 else { return }
     var place = 0
     while place < count, coefficients[place] > coefficient { place += 1 }
-    if place < count, coefficients[place] == coefficient, coefficient != 0 {
-      bounds[place] += bound
-      return
-    }
     var i = count
     while i > place {
       coefficients[i] = coefficients[i - 1]
@@ -114,11 +110,27 @@ private struct LinearEquation {
 
   /// True also when the search gives up, which only strides that do not nest can bring about.
   mutating func mayHaveSolution() -> Bool {
+    mergeEqualCoefficients()
     for i in stride(from: count - 1, through: 0, by: -1) {
       reach[i] = reach[i + 1] + coefficients[i] * bounds[i]
     }
     var budget = 10_000
     return search(from: 0, target: target, &budget)
+  }
+
+  /// 4x + 4y is 4z with the bounds added: two tensors of one layout would otherwise be searched twice over.
+  private mutating func mergeEqualCoefficients() {
+    var kept = 0
+    for i in 0..<count {
+      if kept > 0, coefficients[kept - 1] == coefficients[i] {
+        bounds[kept - 1] += bounds[i]
+      } else {
+        coefficients[kept] = coefficients[i]
+        bounds[kept] = bounds[i]
+        kept += 1
+      }
+    }
+    count = kept
   }
 
   private func search(from term: Int, target: UInt, _ budget: inout Int) -> Bool {

@@ -20,7 +20,8 @@ enum TensorJudge {
       }
       guard view.shape[axis] <= 1 || view.strides[axis] % size == 0 else {
         throw AttentionError(
-          .invalidShape, "\(name) has stride \(view.strides[axis]), which is not a multiple of its \(size)-byte elements")
+          .invalidShape,
+          "\(name) has stride \(view.strides[axis]), which is not a multiple of its \(size)-byte elements")
       }
       let (next, overflow) = count.multipliedReportingOverflow(by: max(view.shape[axis], 1))
       guard !overflow else {
@@ -29,7 +30,9 @@ enum TensorJudge {
       count = next
     }
     guard !view.isEmpty else { return }
-    guard let data = view.data else { throw AttentionError(.invalidArgument, "\(name) has no data: its pointer is NULL") }
+    guard let data = view.data else {
+      throw AttentionError(.invalidArgument, "\(name) has no data: its pointer is NULL")
+    }
     guard UInt(bitPattern: data) % UInt(size) == 0 else {
       throw AttentionError(.invalidArgument, "\(name) is misaligned: its data must lie at a multiple of \(size) bytes")
     }
@@ -54,7 +57,8 @@ enum TensorJudge {
   ) throws(AttentionError) {
     if type == .bool, view.type == .float32 || view.type == .float64 {
       throw AttentionError(
-        .invalidElementType, "\(name) has dtype \(view.type.name) but must be bool; pass an additive float mask as bias")
+        .invalidElementType,
+        "\(name) has dtype \(view.type.name) but must be bool; pass an additive float mask as bias")
     }
     var fits = view.rank <= shape.rank
     for n in 1...Shape.maxRank where fits && n <= view.rank {

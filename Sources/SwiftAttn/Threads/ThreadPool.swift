@@ -6,32 +6,48 @@ import Synchronization
 /// One call at a time has the pool. A call that finds it taken, by another thread or by the call it is nested in, runs
 /// alone; so no call waits for another and none can deadlock.
 enum ThreadPool {
-  /// Runs `body(participant)` on the calling thread as participant 0 and on up to `participants - 1` workers as 1, 2,
-  /// ..., each number once; returns when all that started have returned.
+  /// Runs `body(context, participant)` on the calling thread as participant 0 and on up to `participants - 1` workers as
+  /// 1, 2, ..., each number once; returns when all that started have returned.
   ///
   /// Fewer may run than asked for: the pool is taken, a thread could not be created, or the caller was done before a
   /// worker woke up. So bodies draw their work from a shared counter: any number of participants, even one, completes
   /// it.
   ///
-  /// `body` may not fork and return in the child: the workers that it would wait for, and their work, are not there.
-  static func run(participants: Int, _ body: (_ participant: Int) -> Void) {
-    guard participants > 1, pool.acquire() else { return body(0) }
+  /// `body` captures nothing: sharing a closure's captures would allocate, and what Swift cannot allocate ends the
+  /// process. It may not fork and return in the child: the workers that it would wait for are not there.
+  static func run<Context: ~Copyable>(
+    participants: Int, sharing context: borrowing Context,
+    _ body: @escaping (_ context: borrowing Context, _ participant: Int) -> Void
+  ) {
+    guard participants > 1, pool.acquire() else { return body(context, 0) }
     let wanted = min(participants, ThreadCount.maximum) - 1
     let workers = pool.grow(to: wanted)
-    // Swift makes one small object here, the escaping form of `body`; no language feature shares a closure without one.
-    withoutActuallyEscaping(body) { escapingBody in
-      withUnsafePointer(to: Job(body: escapingBody)) { job in
-        pool.publish(job, tickets: min(wanted, workers))
-        body(0)
-        pool.complete()
+    withUnsafePointer(to: context) { context in
+      withUnsafePointer(to: Work(body: body, context: context)) { work in
+        let job = Job(work: work) { work, participant in
+          let work = work.assumingMemoryBound(to: Work<Context>.self).pointee
+          work.body(work.context.pointee, participant)
+        }
+        withUnsafePointer(to: job) { job in
+          pool.publish(job, tickets: min(wanted, workers))
+          body(context.pointee, 0)
+          pool.complete()
+        }
       }
     }
   }
 }
 
-/// What the workers run; it stands on the stack of the call that has the pool.
+/// A body and what it works on, typed.
+private struct Work<Context: ~Copyable> {
+  let body: (_ context: borrowing Context, _ participant: Int) -> Void
+  let context: UnsafePointer<Context>
+}
+
+/// The same with the type erased, as the workers see it. It stands on the stack of the call that has the pool.
 private struct Job {
-  let body: (_ participant: Int) -> Void
+  let work: UnsafeRawPointer
+  let entry: (_ work: UnsafeRawPointer, _ participant: Int) -> Void
 }
 
 /// Nothing but zeros, so that optimised builds initialise it statically: a fork cannot catch them in the middle of it.
@@ -128,7 +144,8 @@ private struct Pool: ~Copyable, @unchecked Sendable {
   /// holds on to it.
   @inline(never)
   private func perform(participant: Int) {
-    job.load(ordering: .relaxed)?.pointee.body(participant)
+    guard let job = job.load(ordering: .relaxed) else { return }
+    job.pointee.entry(job.pointee.work, participant)
   }
 
   private func awaitTicket() -> Int {
