@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._attention import AttentionGradients, attention, attention_backward, attention_vjp
+from ._attention import attention, attention_backward, attention_vjp
 from ._core import version as _version
+from ._gradients import AttentionGradients
 from ._settings import (
     available_isas,
     get_include,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from ._core import backward as _backward
 from ._core import forward as _forward
+from ._gradients import AttentionGradients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -13,15 +14,6 @@ if TYPE_CHECKING:
     from ._types import Array, ArrayInput, Causal, GradientName, Layout, Lengths
 
 _ALL_GRADIENTS: tuple[GradientName, ...] = ("query", "key", "value", "bias")
-
-
-class AttentionGradients(NamedTuple):
-    """The gradients by q, k, v and bias, each in its operand's shape, dtype and layout; None where left out."""
-
-    query: Array | None
-    key: Array | None
-    value: Array | None
-    bias: Array | None
 
 
 @overload
@@ -56,6 +48,22 @@ def attention(
     out: Array | None = None,
     return_lse: Literal[True],
 ) -> tuple[Array, Array]: ...
+@overload
+def attention(
+    q: ArrayInput,
+    k: ArrayInput,
+    v: ArrayInput,
+    *,
+    mask: ArrayInput | None = None,
+    bias: ArrayInput | None = None,
+    causal: Causal = False,
+    key_lengths: Lengths | None = None,
+    query_lengths: Lengths | None = None,
+    scale: float | None = None,
+    layout: Layout = "BHSD",
+    out: Array | None = None,
+    return_lse: bool,
+) -> Array | tuple[Array, Array]: ...
 def attention(
     q: ArrayInput,
     k: ArrayInput,

@@ -21,9 +21,11 @@ state, so they may be called from many threads at once. They trust their operand
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ._gradients import AttentionGradients
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,15 +33,6 @@ if TYPE_CHECKING:
     from ._types import Array, Causal, Layout
 
 __all__ = ["AttentionGradients", "attention", "attention_backward"]
-
-
-class AttentionGradients(NamedTuple):
-    """Gradients in the shapes and layout of the operands they belong to; None where one was not asked for."""
-
-    query: Array | None = None
-    key: Array | None = None
-    value: Array | None = None
-    bias: Array | None = None
 
 
 def attention(

@@ -37,7 +37,7 @@ typedef enum swiftattn_status {
   SWIFTATTN_OK = 0,
   SWIFTATTN_INVALID_ARGUMENT =
       1,                       /* a missing, malformed or out-of-range argument, an unknown enum value or struct_size */
-  SWIFTATTN_INVALID_DTYPE = 2, /* an element type that this argument does not take */
+  SWIFTATTN_INVALID_DTYPE = 2, /* an element type that is unknown, or that this argument does not take */
   SWIFTATTN_INVALID_SHAPE = 3, /* a rank, length or stride that does not fit the other arguments */
   SWIFTATTN_OUT_OF_MEMORY = 4, /* workspace could not be allocated */
   SWIFTATTN_INTERRUPTED = 5,   /* the caller's interrupt callback asked to stop */
@@ -95,7 +95,7 @@ typedef struct swiftattn_attention {
   const double *scale;
   int32_t causal; /* a swiftattn_causal */
   /* Optional. Called on the calling thread every few milliseconds of a long call; a nonzero answer ends the call with
-   * SWIFTATTN_INTERRUPTED. */
+   * SWIFTATTN_INTERRUPTED. It may not fork and return in the child. */
   int32_t (*interrupted)(void *context);
   void *interrupted_context;
 } swiftattn_attention;

@@ -1,0 +1,17 @@
+"""What the derivatives return; needs neither the compiled core nor the reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ._types import Array
+
+
+class AttentionGradients(NamedTuple):
+    """The gradients by q, k, v and bias, each in its operand's shape, dtype and layout; None where left out."""
+
+    query: Array | None = None
+    key: Array | None = None
+    value: Array | None = None
+    bias: Array | None = None
