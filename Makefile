@@ -34,7 +34,7 @@ help:
 	@echo 'make clean            remove everything that was built'
 
 demo: environment
-	$(PYTHON) examples/train_char_lm.py
+	$(PYTHON) examples/train_char_lm.py --out-dir build/demo
 
 test: test-swift test-swift-client test-c test-python test-isa test-install
 

@@ -60,8 +60,8 @@ public struct Attention<Element: ComputeElement>: Sendable {
   ) throws(AttentionError) -> Output {
     try withArguments(query, key, value) { (arguments: borrowing AttentionArguments) throws(AttentionError) in
       let geometry = try Geometry(arguments)
-      var out = try Tensor<Element>(repeating: 0, shape: geometry.outShape.lengths)
-      var lse = try Tensor<Element>(repeating: 0, shape: geometry.lseShape.lengths)
+      var out = try Tensor<Element>(unwrittenShape: geometry.outShape.lengths)
+      var lse = try Tensor<Element>(unwrittenShape: geometry.lseShape.lengths)
       try out.withMutableView(Element.type) { (out: TensorView) throws(AttentionError) in
         try lse.withMutableView(Element.type) { (lse: TensorView) throws(AttentionError) in
           try AttentionOperator.forward(arguments, out: out, lse: lse)
@@ -76,10 +76,10 @@ public struct Attention<Element: ComputeElement>: Sendable {
     _ outGradient: Tensor<Element>, query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>,
     output: Output
   ) throws(AttentionError) -> Gradients {
-    var dQuery = try Tensor<Element>(repeating: 0, shape: query.shape)
-    var dKey = try Tensor<Element>(repeating: 0, shape: key.shape)
-    var dValue = try Tensor<Element>(repeating: 0, shape: value.shape)
-    var dBias = try Tensor<Element>(repeating: 0, shape: bias?.shape ?? [0])
+    var dQuery = try Tensor<Element>(unwrittenShape: query.shape)
+    var dKey = try Tensor<Element>(unwrittenShape: key.shape)
+    var dValue = try Tensor<Element>(unwrittenShape: value.shape)
+    var dBias = try Tensor<Element>(unwrittenShape: bias?.shape ?? [0])
     try withArguments(query, key, value) { (arguments: borrowing AttentionArguments) throws(AttentionError) in
       try withResults(output, outGradient) { (results: AttentionResults) throws(AttentionError) in
         var gradients = AttentionGradients()

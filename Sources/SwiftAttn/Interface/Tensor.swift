@@ -21,6 +21,14 @@ public struct Tensor<Element: Sendable>: Sendable {
     try self.init([Element](repeating: value, count: count), shape: shape)
   }
 
+  /// Memory to be written whole: zeroing it first would cost a pass over it on one thread.
+  init(unwrittenShape shape: [Int]) throws(AttentionError) where Element: ComputeElement {
+    guard let count = Self.count(of: shape) else {
+      throw AttentionError(.invalidShape, "a tensor cannot have the shape \(Shape(shape))")
+    }
+    try self.init([Element](unsafeUninitializedCapacity: count) { $1 = count }, shape: shape)
+  }
+
   private static func count(of shape: [Int]) -> Int? {
     var count = 1
     for length in shape {
