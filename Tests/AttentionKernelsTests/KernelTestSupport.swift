@@ -33,5 +33,3 @@ func withMatrix<T: AttentionElement, R>(
 func visibilityWords(_ words: [UInt64]) -> [UInt32] {
   words.map { UInt32(truncatingIfNeeded: $0) } + words.map { UInt32(truncatingIfNeeded: $0 >> 32) }
 }
-
-func unitRoundoff<T: AttentionElement>(_: T.Type) -> T { T.ulpOfOne / 2 }
