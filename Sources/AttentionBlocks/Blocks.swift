@@ -1,4 +1,4 @@
-/// C[i][lane] (+)= sum over p of A(i, p) * B[p][lane], for `rows` rows and `vectors` vectors of lanes.
+/// C[i][lane] = start + sum over p of A(i, p) * B[p][lane], for `rows` rows and `vectors` vectors of lanes.
 ///
 /// Every matrix product of attention has this shape. A is read one scalar at a time with any strides, so it may be the
 /// caller's own memory; B and C have contiguous lanes. Each element is summed in order of p, whatever the register tile.
@@ -13,11 +13,20 @@ public struct BlockProduct<Element: AttentionElement> {
   public var rows: Int
   public var vectors: Int
   public var depth: Int
-  public var accumulates: Bool
+  /// Where each sum begins.
+  public var start: Start
+
+  public enum Start {
+    case zero
+    /// C as it is: the product is added to it.
+    case accumulator
+    /// The same lanes for every row of C.
+    case row(UnsafePointer<Element>)
+  }
 
   public init(
     a: UnsafePointer<Element>, rowStride: Int, depthStride: Int, rows: Int, depth: Int, vectors: Int,
-    b: UnsafePointer<Element>, bStride: Int, c: UnsafeMutablePointer<Element>, cStride: Int, accumulates: Bool
+    b: UnsafePointer<Element>, bStride: Int, c: UnsafeMutablePointer<Element>, cStride: Int, start: Start
   ) {
     self.a = a
     aRowStride = rowStride
@@ -29,7 +38,7 @@ public struct BlockProduct<Element: AttentionElement> {
     self.rows = rows
     self.vectors = vectors
     self.depth = depth
-    self.accumulates = accumulates
+    self.start = start
   }
 }
 
@@ -93,8 +102,8 @@ public struct PanelScores<Element: AttentionElement> {
 /// The running softmax of a panel: reference m of each row (base-2 logarithm units), row sum l and the accumulator
 /// o = [d][lane].
 public struct SoftmaxState<Element: AttentionElement> {
-  /// The row maximum plus `headroom`.
-  public var maximum: UnsafeMutablePointer<Element>
+  /// A whole number; no score seen so far exceeds it minus `headroom`. -inf where nothing has been seen.
+  public var reference: UnsafeMutablePointer<Element>
   /// log2 of the number of keys, rounded up: keeps the sum of the probabilities, and with it every partial output, from
   /// exceeding what the normalised output can be, so that values near overflow do not overflow on the way.
   public var headroom: Element
@@ -103,10 +112,10 @@ public struct SoftmaxState<Element: AttentionElement> {
   public var outputRows: Int
 
   public init(
-    maximum: UnsafeMutablePointer<Element>, headroom: Element, sum: UnsafeMutablePointer<Element>,
+    reference: UnsafeMutablePointer<Element>, headroom: Element, sum: UnsafeMutablePointer<Element>,
     output: LaneMatrix<Element>, outputRows: Int
   ) {
-    self.maximum = maximum
+    self.reference = reference
     self.headroom = headroom
     self.sum = sum
     self.output = output
@@ -116,17 +125,13 @@ public struct SoftmaxState<Element: AttentionElement> {
 
 /// What the softmax's derivative needs besides the scores of a panel.
 public struct SoftmaxGradient<Element: AttentionElement> {
-  /// dP on entry, dS on return; laid out as the scores, which become P.
+  /// dP - delta on entry, dS on return; laid out as the scores, which become P.
   public var gradient: LaneMatrix<Element>
-  /// Per lane: lse in base-2 units (+inf for rows that attend to nothing), and delta = rowsum(dO * O).
+  /// Per lane: lse in base-2 units; +inf for rows that attend to nothing.
   public var logSumExp: UnsafePointer<Element>
-  public var delta: UnsafePointer<Element>
 
-  public init(
-    gradient: LaneMatrix<Element>, logSumExp: UnsafePointer<Element>, delta: UnsafePointer<Element>
-  ) {
+  public init(gradient: LaneMatrix<Element>, logSumExp: UnsafePointer<Element>) {
     self.gradient = gradient
     self.logSumExp = logSumExp
-    self.delta = delta
   }
 }

@@ -22,7 +22,7 @@ public struct ProductKernels<Element: AttentionElement>: Sendable {
   public typealias Product = BlockProduct<Element>
   public typealias Panel = PanelScores<Element>
 
-  /// C (+)= A * B.
+  /// C = start + A * B.
   public let multiply: @Sendable (Product) -> Void
   /// The same, skipping the pairs that the panel's visibility hides instead of multiplying by their zero, for blocks in
   /// which a hidden operand is not finite. Rows of C are head dims, p is a key, lanes are queries.
@@ -76,9 +76,9 @@ public struct ScoreKernels<Element: AttentionElement>: Sendable {
   /// bias gradient: rows[lane][key] += scores[key][lane], where `scores` holds dS. Rows and columns may share memory
   /// (offsets that repeat, stride 0): then it is their sum that is added.
   public let addBiasGradient: @Sendable (Rows, Panel) -> Void
-  /// Scores become probabilities relative to the running maximum; the state is rescaled where the maximum moved.
+  /// Scores become probabilities relative to the running reference; the state is rescaled where the reference moved.
   public let softmax: @Sendable (Panel, SoftmaxState<Element>) -> Void
-  /// Scores become P; dP becomes dS.
+  /// Scores become P; dP - delta becomes dS.
   public let softmaxGradient: @Sendable (Panel, SoftmaxGradient<Element>) -> Void
   /// sums[lane] = sum over `rows` of a[row][lane] * b[row][lane], for whole vectors of lanes: (a, b, rows, vectors, sums).
   public let dotColumns:

@@ -19,12 +19,15 @@ protocol LaneVector: SendableMetatype {
   static func maximum(_ a: Self, _ b: Self) -> Self
   /// a where x equals y, else b.
   static func whereEqual(_ x: Self, _ y: Self, _ a: Self, _ b: Self) -> Self
+  /// a where x exceeds y, else (also where either is NaN) b.
+  static func whereGreater(_ x: Self, _ y: Self, _ a: Self, _ b: Self) -> Self
   static func anyUnequal(_ a: Self, _ b: Self) -> Bool
   /// a in the lanes whose word has the bit, else b.
   static func whereBit(_ words: UnsafePointer<UInt32>, _ bit: UInt32, _ a: Self, _ b: Self) -> Self
   /// 2^n from `roundingShift + n`, for whole n from `smallestExponent` (which gives 0) up.
   static func powerOfTwo(shifted: Self) -> Self
-  /// 1.5 * 2^(significand bits): adding it rounds to a whole number, kept in the low bits.
+  /// 1.5 * 2^(significand bits) plus the exponent's bias: adding it to a number rounds to a whole one and leaves that, as
+  /// the exponent of a power of two, in the low bits.
   static var roundingShift: Scalar { get }
   static var smallestExponent: Scalar { get }
   /// 2^r for r in [-1/2, 1/2]; exactly 1 at 0.
@@ -55,13 +58,16 @@ extension SIMD16: LaneVector where Scalar == Float {
   @inline(__always) static func whereEqual(_ x: Self, _ y: Self, _ a: Self, _ b: Self) -> Self {
     sa_where_equal_f32(x, y, a, b)
   }
+  @inline(__always) static func whereGreater(_ x: Self, _ y: Self, _ a: Self, _ b: Self) -> Self {
+    sa_where_greater_f32(x, y, a, b)
+  }
   @inline(__always) static func anyUnequal(_ a: Self, _ b: Self) -> Bool { sa_any_unequal_f32(a, b) != 0 }
   @inline(__always)
   static func whereBit(_ words: UnsafePointer<UInt32>, _ bit: UInt32, _ a: Self, _ b: Self) -> Self {
     sa_where_bit_f32(words, bit, a, b)
   }
   @inline(__always) static func powerOfTwo(shifted: Self) -> Self { sa_power_of_two_f32(shifted) }
-  @inline(__always) static var roundingShift: Float { 0x1.8p23 }
+  @inline(__always) static var roundingShift: Float { 0x1.8p23 + 127 }
   @inline(__always) static var smallestExponent: Float { -127 }
   @inline(__always)
   static func transpose(
@@ -80,13 +86,16 @@ extension SIMD8: LaneVector where Scalar == Double {
   @inline(__always) static func whereEqual(_ x: Self, _ y: Self, _ a: Self, _ b: Self) -> Self {
     sa_where_equal_f64(x, y, a, b)
   }
+  @inline(__always) static func whereGreater(_ x: Self, _ y: Self, _ a: Self, _ b: Self) -> Self {
+    sa_where_greater_f64(x, y, a, b)
+  }
   @inline(__always) static func anyUnequal(_ a: Self, _ b: Self) -> Bool { sa_any_unequal_f64(a, b) != 0 }
   @inline(__always)
   static func whereBit(_ words: UnsafePointer<UInt32>, _ bit: UInt32, _ a: Self, _ b: Self) -> Self {
     sa_where_bit_f64(words, bit, a, b)
   }
   @inline(__always) static func powerOfTwo(shifted: Self) -> Self { sa_power_of_two_f64(shifted) }
-  @inline(__always) static var roundingShift: Double { 0x1.8p52 }
+  @inline(__always) static var roundingShift: Double { 0x1.8p52 + 1023 }
   @inline(__always) static var smallestExponent: Double { -1023 }
   @inline(__always)
   static func transpose(

@@ -3,7 +3,7 @@ import AttentionBlocks
 /// A register tile's shape: `rows` x `vectors` accumulators stay in registers for the whole depth.
 struct TileShape<let rows: Int, let vectors: Int> {}
 
-/// C (+)= A * B, cut into columns of vectors (the loop that keeps B's panel in the first-level cache) and rows of tiles.
+/// C = start + A * B, cut into columns of vectors (the loop that keeps B's panel in the first-level cache) and rows of tiles.
 ///
 /// Each step of the depth loads `vectors` vectors of B and broadcasts `rows` scalars of A for rows * vectors fused
 /// products; the shapes in Target.swift are the largest that leave registers for both without spilling.
@@ -45,9 +45,9 @@ func multiplyTile<V: LaneVector, let rows: Int, let vectors: Int>(
   _ product: BlockProduct<V.Scalar>, _: TileShape<rows, vectors>, _: V.Type
 ) {
   var sums = InlineArray<rows, InlineArray<vectors, V>>(repeating: InlineArray<vectors, V>(repeating: V.zero))
-  if product.accumulates {
+  if let start = product.startOfSums {
     for i in 0..<rows {
-      for j in 0..<vectors { sums[i][j] = V.load(product.c + (i &* product.cStride &+ j &* V.lanes)) }
+      for j in 0..<vectors { sums[i][j] = V.load(start.base + (i &* start.stride &+ j &* V.lanes)) }
     }
   }
   var a = product.a
@@ -68,11 +68,22 @@ func multiplyTile<V: LaneVector, let rows: Int, let vectors: Int>(
 }
 
 extension BlockProduct {
+  /// The rows that the sums begin with; nil: zeros.
+  @inline(__always)
+  var startOfSums: (base: UnsafePointer<Element>, stride: Int)? {
+    switch start {
+    case .zero: nil
+    case .accumulator: (UnsafePointer(c), cStride)
+    case .row(let row): (row, 0)
+    }
+  }
+
   @inline(__always)
   func columns(from lane: Int) -> Self {
     var part = self
     part.b += lane
     part.c += lane
+    if case .row(let row) = start { part.start = .row(row + lane) }
     return part
   }
 

@@ -2,8 +2,10 @@ import AttentionBlocks
 
 /// One step of the running softmax for one panel of queries (docs/Algorithm.md, "Forward").
 ///
-/// Queries are in the lanes, so a row's maximum and sum are plain lane values. For each vector of queries:
-///   m' = max(m, headroom + max_j s_j);  p_j = 2^(s_j - m');  l = l * 2^(m - m') + sum_j p_j;  o = o * 2^(m - m')
+/// Queries are in the lanes, so a row's maximum and sum are plain lane values. Where a score comes nearer to the
+/// reference m than the headroom, m moves up, far enough that it rarely moves again. For each vector of queries:
+///   x = headroom + max_j s_j;  m' = round(x + slack) where x > m, else m
+///   p_j = 2^(s_j - m');  l = l * 2^(m - m') + sum_j p_j;  o = o * 2^(m - m')
 /// Keys are summed in two chains, even and odd, to hide the latency of the addition; `firstKey` is even, so that which
 /// chain a key belongs to depends on the key alone.
 @inline(never)
@@ -14,21 +16,28 @@ func softmax<V: LaneVector>(
     let lane = vector &* V.lanes
     let column = panel.scores.base + lane
     if panel.visibility != nil { hideScores(panel, lane: lane, V.self) }
-    let before = V.load(state.maximum + lane)
-    let maximum = V.maximum(columnMaximum(panel, column, V.self) + V(repeating: state.headroom), before)
+    let nearest = columnMaximum(panel, column, V.self) + V(repeating: state.headroom)
+    let before = V.load(state.reference + lane)
+    let reference = V.whereGreater(nearest, before, (nearest + V(repeating: V.Scalar(slack))).rounded, before)
     // A row that has seen nothing keeps m = -inf; 0 in its place makes every 2^(s - m) zero and no NaN.
     let minusInfinity = V(repeating: -.infinity)
-    let reference = V.whereEqual(maximum, minusInfinity, V.zero, maximum)
-    let correction = exp2(before - reference)
-    let sum = exponentiate(panel, column, reference, V.self)
+    let base = Exp2Base(V.whereEqual(reference, minusInfinity, V.zero, reference))
+    let sum =
+      base.isWithinShift
+      ? exponentiate(panel, column, base, subtracts: false) : exponentiate(panel, column, base, subtracts: true)
+    // Where m moved from -inf, l and o are zero or not set yet.
+    let correction = exp2(V.whereEqual(before, minusInfinity, V.zero, before - reference))
     V.fma(V.load(state.sum + lane), correction, sum).store(state.sum + lane)
-    maximum.store(state.maximum + lane)
-    // Where m moved from -inf in all lanes, o is not set yet.
-    if V.anyUnequal(V.whereEqual(before, minusInfinity, maximum, before), maximum) {
+    reference.store(state.reference + lane)
+    if V.anyUnequal(correction, V(repeating: 1)) {
       rescale(state.output, lane: lane, rows: state.outputRows, correction)
     }
   }
 }
+
+/// How far m moves up beyond what is needed: in base-2 units, so that scores may grow by as much (5.5 in natural ones)
+/// before anything is rescaled. It costs as many of the 126 binary orders below m that f32 has.
+private var slack: Double { 8 }
 
 /// Scores of hidden pairs become -inf.
 @inline(__always)
@@ -61,15 +70,15 @@ private func columnMaximum<V: LaneVector>(
 /// p = 2^(s - m) in place; returns the sum over the keys.
 @inline(__always)
 private func exponentiate<V: LaneVector>(
-  _ panel: PanelScores<V.Scalar>, _ column: UnsafeMutablePointer<V.Scalar>, _ reference: V, _: V.Type
+  _ panel: PanelScores<V.Scalar>, _ column: UnsafeMutablePointer<V.Scalar>, _ base: Exp2Base<V>, subtracts: Bool
 ) -> V {
   let stride = panel.scores.stride
   var even = V.zero
   var odd = V.zero
   var key = panel.firstKey
   while key &+ 2 <= panel.endKey {
-    let first = exp2(V.load(column + key &* stride) - reference)
-    let second = exp2(V.load(column + (key &+ 1) &* stride) - reference)
+    let first = base.exp2(V.load(column + key &* stride), subtracts: subtracts)
+    let second = base.exp2(V.load(column + (key &+ 1) &* stride), subtracts: subtracts)
     first.store(column + key &* stride)
     second.store(column + (key &+ 1) &* stride)
     even = even + first
@@ -77,7 +86,7 @@ private func exponentiate<V: LaneVector>(
     key &+= 2
   }
   if key < panel.endKey {
-    let last = exp2(V.load(column + key &* stride) - reference)
+    let last = base.exp2(V.load(column + key &* stride), subtracts: subtracts)
     last.store(column + key &* stride)
     even = even + last
   }
@@ -95,7 +104,8 @@ private func rescale<V: LaneVector>(
   }
 }
 
-/// The softmax's derivative for one panel (docs/Algorithm.md, "Backward"):
+/// The softmax's derivative for one panel (docs/Algorithm.md, "Backward"); the product dP comes with
+/// -delta added:
 ///   P = 2^(s - lse)   (forward: the probabilities, from the saved lse instead of m and l)
 ///   dS = P * (dP - delta)   (differentiates softmax; delta = rowsum(dO * O) = rowsum(P * dP))
 /// Hidden pairs get P = dS = 0 by selection, so that nothing of a masked value survives.
@@ -106,12 +116,11 @@ func softmaxGradient<V: LaneVector>(
   for vector in 0..<panel.vectors {
     let lane = vector &* V.lanes
     let logSumExp = V.load(gradient.logSumExp + lane)
-    let delta = V.load(gradient.delta + lane)
     for key in panel.firstKey..<panel.endKey {
       let score = panel.scores.base + (key &* panel.scores.stride &+ lane)
       let slot = gradient.gradient.base + (key &* gradient.gradient.stride &+ lane)
       var p = exp2(V.load(score) - logSumExp)
-      var dS = p * (V.load(slot) - delta)
+      var dS = p * V.load(slot)
       if let visibility = panel.visibility {
         let words = visibility + ((key &>> 5) &* panel.visibilityStride &+ lane)
         let bit: UInt32 = 1 &<< UInt32(truncatingIfNeeded: key & 31)

@@ -22,14 +22,18 @@ import Testing
     let lanes = vectors * T.lanes
     let a: [T] = numbers.array(2 * rows * max(depth, 1))
     let b: [T] = numbers.array(max(depth, 1) * lanes)
-    for accumulates in [false, true] {
+    let startRow: [T] = numbers.array(lanes)
+    for kind in 0..<3 {
       let before: [T] = numbers.array(rows * (lanes + 3))
       var c = before
       withMatrix(&c, stride: lanes + 3) { matrix in
-        T.kernels(tier).products.multiply(
-          BlockProduct(
-            a: a, rowStride: 2, depthStride: 2 * rows, rows: rows, depth: depth, vectors: vectors,
-            b: b, bStride: lanes, c: matrix.base, cStride: matrix.stride, accumulates: accumulates))
+        startRow.withUnsafeBufferPointer { startRow in
+          T.kernels(tier).products.multiply(
+            BlockProduct(
+              a: a, rowStride: 2, depthStride: 2 * rows, rows: rows, depth: depth, vectors: vectors,
+              b: b, bStride: lanes, c: matrix.base, cStride: matrix.stride,
+              start: [.zero, .accumulator, .row(startRow.baseAddress!)][kind]))
+        }
       }
       for row in 0..<rows {
         for lane in 0..<lanes + 3 {
@@ -38,7 +42,7 @@ import Testing
             #expect(c[at] == before[at], "the gap of C was written")
             continue
           }
-          var sum = accumulates ? Double(before[at]) : 0
+          var sum = [0, Double(before[at]), Double(startRow[lane])][kind]
           for p in 0..<depth { sum += Double(a[2 * (p * rows + row)]) * Double(b[p * lanes + lane]) }
           let bound = Double(T.ulpOfOne) * Double(depth + 2)
           #expect(abs(Double(c[at]) - sum) <= bound, "\(tier.name) \(rows)x\(vectors)x\(depth) at \(row), \(lane)")
@@ -59,7 +63,7 @@ import Testing
         Float.kernels(tier).products.multiply(
           BlockProduct(
             a: a, rowStride: 40, depthStride: 1, rows: 13, depth: 40, vectors: 4, b: b, bStride: 64, c: matrix.base,
-            cStride: 64, accumulates: false))
+            cStride: 64, start: .zero))
       }
       results.append(c)
     }
@@ -79,7 +83,7 @@ import Testing
         Float.kernels(tier).products.multiplyVisibleKeys(
           BlockProduct(
             a: a, rowStride: 1, depthStride: 1, rows: 1, depth: 2, vectors: 1, b: p, bStride: lanes, c: matrix.base,
-            cStride: lanes, accumulates: true),
+            cStride: lanes, start: .accumulator),
           PanelScores(
             scores: matrix, firstKey: 0, endKey: 2, vectors: 1, visibility: visibility.baseAddress,
             visibilityStride: lanes))

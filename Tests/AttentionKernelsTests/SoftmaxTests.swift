@@ -5,6 +5,9 @@ import Testing
 @testable import SwiftAttn
 
 @Suite struct SoftmaxTests {
+  /// How far the kernel sets the reference above the largest score, before rounding.
+  private static let slack = 8
+
   /// Softmax of one vector of queries over `blocks` of keys, as [key][lane] probabilities, from base-2 scores.
   private func run<T: ComputeElement>(
     _ tier: InstructionSet, blocks: [[T]], headroom: T = 0
@@ -25,7 +28,7 @@ import Testing
                   scores: matrix, firstKey: 0, endKey: block.count / lanes, vectors: 1, visibility: nil,
                   visibilityStride: 0),
                 SoftmaxState(
-                  maximum: m.baseAddress!, headroom: headroom, sum: l.baseAddress!, output: output,
+                  reference: m.baseAddress!, headroom: headroom, sum: l.baseAddress!, output: output,
                   outputRows: 1))
             }
           }
@@ -48,13 +51,14 @@ import Testing
 
   private func exp2Accuracy<T: ComputeElement>(_ tier: InstructionSet, _: T.Type, smallest: Double) {
     let lanes = T.lanes
-    // The first key holds the maximum, 0, so that m is 0 and the others are plain 2^x.
+    // The first key holds the maximum, 0, so that m is the slack and the others are plain 2^x but for that.
+    let scale = T(1 << Self.slack)
     var scores = [T](repeating: 0, count: lanes)
     let steps = 4001
     var inputs: [T] = []
     for i in 0..<steps * lanes {
       // Not a short binary fraction, so that every bit of the reduction matters.
-      inputs.append(T(smallest * Double(i) / Double(steps * lanes) * 0.999_987))
+      inputs.append(T((smallest + Double(Self.slack)) * Double(i) / Double(steps * lanes) * 0.999_987))
     }
     for first in stride(from: 0, to: inputs.count, by: 32 * lanes) {
       let part = Array(inputs[first..<min(first + 32 * lanes, inputs.count)])
@@ -62,24 +66,25 @@ import Testing
       let p = run(tier, blocks: [scores]).p[0]
       for (i, x) in part.enumerated() {
         let truth = Foundation.exp2(Double(x))
-        let error = abs(Double(p[lanes + i]) - truth) / truth
+        let error = abs(Double(p[lanes + i] * scale) - truth) / truth
         #expect(error <= 1.5 * Double(T.ulpOfOne), "\(tier.name): 2^\(x)")
       }
     }
     let edge = run(tier, blocks: [[T](repeating: 0, count: lanes) + [T](repeating: -.infinity, count: lanes)]).p[0]
-    #expect(edge == [T](repeating: 1, count: lanes) + [T](repeating: 0, count: lanes))
+    #expect(edge == [T](repeating: 1 / scale, count: lanes) + [T](repeating: 0, count: lanes))
   }
 
   @Test("a rising maximum rescales sum and output", arguments: tiers)
   func rescale(_ tier: InstructionSet) {
     let lanes = Float.lanes
     let low = [Float](repeating: 0, count: 3 * lanes)
-    // Lanes 0... see the maximum rise by their number, lane 0 not at all.
+    // Lane i sees the maximum rise by i, of which the slack swallows the first few.
     let high = (0..<lanes).map { Float($0) }
     let result = run(tier, blocks: [low, high])
     for lane in 0..<lanes {
-      let expected = 3 * Foundation.exp2(-Double(lane)) + 1
-      #expect(result.m[lane] == Float(lane))
+      let reference = Self.slack + (lane > Self.slack ? lane : 0)
+      let expected = (3 + Foundation.exp2(Double(lane))) * Foundation.exp2(-Double(reference))
+      #expect(result.m[lane] == Float(reference))
       #expect(abs(Double(result.l[lane]) - expected) <= 1e-6 * expected)
       #expect(abs(Double(result.o[lane]) - expected) <= 1e-6 * expected, "the output was not rescaled")
     }
@@ -90,13 +95,29 @@ import Testing
     var numbers = Numbers(seed: 4)
     let blocks: [[Float]] = (0..<3).map { _ in numbers.array(6 * Float.lanes) }
     let plain = run(tier, blocks: blocks)
-    // A power of two itself, so that adding it to m rounds little.
     let scaled = run(tier, blocks: blocks, headroom: 4)
     for lane in 0..<Float.lanes {
-      #expect(abs(scaled.m[lane] - plain.m[lane] - 4) <= 1e-6)
-      #expect(abs(scaled.l[lane] * 16 / plain.l[lane] - 1) <= 2e-6)
+      #expect(scaled.m[lane] == plain.m[lane] + 4)
+      #expect(scaled.l[lane] * 16 == plain.l[lane])
       #expect(scaled.l[lane] <= 18 / 16, "18 keys of at most 1/16")
     }
+  }
+
+  @Test("a reference too large for the rounding shift changes no other lane's bits", arguments: tiers)
+  func largeReference(_ tier: InstructionSet) {
+    let lanes = Float.lanes
+    var numbers = Numbers(seed: 6)
+    let blocks: [[Float]] = (0..<3).map { _ in numbers.array(5 * lanes) }
+    let plain = run(tier, blocks: blocks)
+    let large = run(
+      tier, blocks: blocks.map { block in block.indices.map { $0 % lanes == 2 ? block[$0] * 1e9 : block[$0] } })
+    for lane in 0..<lanes where lane != 2 {
+      #expect(large.l[lane] == plain.l[lane] && large.o[lane] == plain.o[lane])
+    }
+    // One key holds the maximum, and the others are far below.
+    let maximum = blocks.joined().enumerated().filter { $0.offset % lanes == 2 }.map { $0.element * 1e9 }.max()
+    #expect(abs(Foundation.log2(large.l[2]) + large.m[2] - (maximum ?? 0)) <= 1e-6 * abs(maximum ?? 0))
+    #expect(large.l[2] > 0 && large.l[2].isFinite)
   }
 
   @Test("rows that have seen nothing stay empty and rows with NaN stay their own", arguments: tiers)
@@ -107,7 +128,7 @@ import Testing
     scores[2] = .nan
     let result = run(tier, blocks: [scores, scores])
     #expect(result.m[0] == -.infinity && result.l[0] == 0 && result.o[0] == 0)
-    #expect(result.m[1] == 3 && result.l[1] == 2)
+    #expect(result.m[1] == Float(3 + Self.slack) && result.l[1] == 2 / Float(1 << Self.slack))
     #expect(result.l[2].isNaN)
     #expect(result.l[3] == 0)
   }
@@ -122,7 +143,7 @@ import Testing
     let delta: [Double] = numbers.array(lanes)
     let words = (0..<lanes).map { UInt64(0b11111) & ~(UInt64(1) << UInt64($0 % 5)) }
     var scores = s
-    var gradient = dP
+    var gradient = dP.indices.map { dP[$0] - delta[$0 % lanes] }
     withMatrix(&scores, stride: lanes) { scores in
       withMatrix(&gradient, stride: lanes) { gradient in
         visibilityWords(words).withUnsafeBufferPointer { visibility in
@@ -130,7 +151,7 @@ import Testing
             PanelScores(
               scores: scores, firstKey: 0, endKey: 5, vectors: 1, visibility: visibility.baseAddress,
               visibilityStride: lanes),
-            SoftmaxGradient(gradient: gradient, logSumExp: lse, delta: delta))
+            SoftmaxGradient(gradient: gradient, logSumExp: lse))
         }
       }
     }

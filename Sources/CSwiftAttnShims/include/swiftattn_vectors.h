@@ -30,18 +30,21 @@ typedef SA_VECTOR(uint32_t, 8) sa_f64_words;
 #define SA_FMA(a, b, c) ((a) * (b) + (c))
 #endif
 
-/* name: f32 or f64; exponent_shift, exponent_bias: of the IEEE format. */
-#define SA_DEFINE_LANES(name, scalar, lanes, exponent_shift, exponent_bias)                                            \
+/* name: f32 or f64; exponent_shift: of the IEEE format. */
+#define SA_DEFINE_LANES(name, scalar, lanes, exponent_shift)                                                           \
   SA_INLINE sa_##name sa_fma_##name(sa_##name a, sa_##name b, sa_##name c) { return SA_FMA(a, b, c); }                 \
   /* b where either is NaN, as the machine's max does. */                                                              \
   SA_INLINE sa_##name sa_max_##name(sa_##name a, sa_##name b) { return a > b ? a : b; }                                \
-  /* 2^n from t = 1.5 * 2^exponent_shift + n: the integer sits in the low bits of t. Zero at n = -exponent_bias. */    \
+  /* 2^n from t = 1.5 * 2^exponent_shift + exponent_bias + n: the low bits of t are the exponent. Zero at n = -bias.   \
+   */                                                                                                                  \
   SA_INLINE sa_##name sa_power_of_two_##name(sa_##name t) {                                                            \
-    return (sa_##name)(((sa_##name##_bits)t << exponent_shift) +                                                       \
-                       ((sa_##name##_bits)(exponent_bias) << exponent_shift));                                         \
+    return (sa_##name)((sa_##name##_bits)t << exponent_shift);                                                         \
   }                                                                                                                    \
   SA_INLINE sa_##name sa_where_equal_##name(sa_##name x, sa_##name y, sa_##name a, sa_##name b) {                      \
     return x == y ? a : b;                                                                                             \
+  }                                                                                                                    \
+  SA_INLINE sa_##name sa_where_greater_##name(sa_##name x, sa_##name y, sa_##name a, sa_##name b) {                    \
+    return x > y ? a : b;                                                                                              \
   }                                                                                                                    \
   SA_INLINE int sa_any_unequal_##name(sa_##name a, sa_##name b) { return __builtin_reduce_or(a != b) != 0; }           \
   /* a in the lanes whose word has the bit, b elsewhere. */                                                            \
@@ -51,8 +54,8 @@ typedef SA_VECTOR(uint32_t, 8) sa_f64_words;
     return __builtin_convertvector((w & bit) != 0, sa_##name##_bits) ? a : b;                                          \
   }
 
-SA_DEFINE_LANES(f32, float, 16, 23, 127)
-SA_DEFINE_LANES(f64, double, 8, 52, 1023)
+SA_DEFINE_LANES(f32, float, 16, 23)
+SA_DEFINE_LANES(f64, double, 8, 52)
 
 /* One bit for each of `count` <= 64 mask bytes that are not zero. */
 SA_INLINE uint64_t sa_mask_word(const uint8_t *mask, ptrdiff_t stride, ptrdiff_t count) {

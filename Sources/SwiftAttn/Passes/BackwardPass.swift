@@ -116,7 +116,7 @@ struct BackwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
     let product = BlockProduct(
       a: firstKey, rowStride: plan.key.column, depthStride: plan.key.row, rows: plan.geometry.headDim,
       depth: block.count, vectors: panel.vectors, b: gradient.row(block.keys.first), bStride: gradient.scores.stride,
-      c: state.queryGradient.base + panel.lane, cStride: state.queryGradient.stride, accumulates: true)
+      c: state.queryGradient.base + panel.lane, cStride: state.queryGradient.stride, start: .accumulator)
     if block.keys.hidesPairs
       && kernels.masking.hasNonFinite(
         firstKey, plan.key.row, plan.key.column, block.count, plan.geometry.headDim)

@@ -19,7 +19,7 @@ struct BackwardWorkspace<Element: ComputeElement> {
   let staging: LaneMatrix<Element>
   let keyOffsets: UnsafeMutablePointer<Int>
   let logSumExp: UnsafeMutablePointer<Element>
-  let delta: UnsafeMutablePointer<Element>
+  let minusDelta: UnsafeMutablePointer<Element>
   let factors: UnsafeMutablePointer<Element>
 
   static func bytes(_ geometry: Geometry, _ capacity: Int) -> Int {
@@ -46,7 +46,7 @@ struct BackwardWorkspace<Element: ComputeElement> {
     staging = workspace.matrix(rows: BlockSize.keys, stride: dims.larger)
     keyOffsets = workspace.take(BlockSize.keys, of: Int.self)
     logSumExp = workspace.take(capacity, of: Element.self)
-    delta = workspace.take(capacity, of: Element.self)
+    minusDelta = workspace.take(capacity, of: Element.self)
     factors = workspace.take(capacity, of: Element.self)
   }
 

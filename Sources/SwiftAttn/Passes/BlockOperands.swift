@@ -32,7 +32,7 @@ extension KernelTable where Element: ComputeElement {
         a: head.key + block.firstKey * plan.key.row, rowStride: plan.key.row, depthStride: plan.key.column,
         rows: block.count, depth: plan.geometry.headDim, vectors: panel.vectors,
         b: queries.base, bStride: queries.stride, c: panel.row(block.keys.first), cStride: panel.scores.stride,
-        accumulates: false))
+        start: .zero))
     if plan.scoreFactor != 1 { scores.scale(panel, plan.scoreFactor) }
     if let bias { scores.addBias(bias, panel) }
   }

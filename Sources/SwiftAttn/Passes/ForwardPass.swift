@@ -59,7 +59,7 @@ struct ForwardPass<Element: ComputeElement>: ParallelPass {
     kernels.layout.gather(
       state.rows.scattered(plan.query, columns: plan.geometry.headDim, state.offsets), state.queries, plan.queryFactor)
     let lanes = state.rows.vectors * Element.lanes
-    state.maximum.update(repeating: -.infinity, count: lanes)
+    state.reference.update(repeating: -.infinity, count: lanes)
     state.sum.update(repeating: 0, count: lanes)
   }
 
@@ -75,14 +75,14 @@ struct ForwardPass<Element: ComputeElement>: ParallelPass {
     kernels.scores.softmax(
       scores,
       SoftmaxState(
-        maximum: state.maximum + panel.lane, headroom: plan.headroom, sum: state.sum + panel.lane, output: output,
+        reference: state.reference + panel.lane, headroom: plan.headroom, sum: state.sum + panel.lane, output: output,
         outputRows: plan.geometry.valueDim))
     let firstValue = head.value + block.firstKey * plan.value.row
     let product = BlockProduct(
       a: firstValue, rowStride: plan.value.column, depthStride: plan.value.row, rows: plan.geometry.valueDim,
       depth: block.count, vectors: panel.vectors,
       b: scores.row(block.keys.first), bStride: scores.scores.stride, c: output.base, cStride: output.stride,
-      accumulates: panel.hasOutput)
+      start: panel.hasOutput ? .accumulator : .zero)
     if block.keys.hidesPairs
       && kernels.masking.hasNonFinite(
         firstValue, plan.value.row, plan.value.column, product.depth, plan.geometry.valueDim)
@@ -105,7 +105,7 @@ struct ForwardPass<Element: ComputeElement>: ParallelPass {
     state.rows.offsets(of: lse, into: state.offsets)
     let ln2 = 0.6931471805599453
     for row in 0..<state.rows.count {
-      let logSumExp = ln2 * (Double(state.maximum[row]) + sa_log2(Double(state.sum[row])))
+      let logSumExp = ln2 * (Double(state.reference[row]) + sa_log2(Double(state.sum[row])))
       lse.base[state.offsets[row]] = Element(logSumExp)
     }
   }
@@ -121,7 +121,7 @@ struct ForwardWorkspace<Element: ComputeElement> {
   let scores: LaneMatrix<Element>
   /// [d][lane]
   let output: LaneMatrix<Element>
-  let maximum: UnsafeMutablePointer<Element>
+  let reference: UnsafeMutablePointer<Element>
   let sum: UnsafeMutablePointer<Element>
   let factors: UnsafeMutablePointer<Element>
 
@@ -139,7 +139,7 @@ struct ForwardWorkspace<Element: ComputeElement> {
     queries = workspace.matrix(rows: geometry.paddedHeadDim(Element.self), stride: capacity)
     scores = workspace.matrix(rows: BlockSize.keys, stride: capacity)
     output = workspace.matrix(rows: geometry.paddedValueDim(Element.self), stride: capacity)
-    maximum = workspace.take(capacity, of: Element.self)
+    reference = workspace.take(capacity, of: Element.self)
     sum = workspace.take(capacity, of: Element.self)
     factors = workspace.take(capacity, of: Element.self)
   }

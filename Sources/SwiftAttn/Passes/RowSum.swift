@@ -59,7 +59,7 @@ struct RowSum<Element: ComputeElement> {
     BlockProduct(
       a: weights.row(key) + seeing.lowerBound, rowStride: weights.stride, depthStride: 1, rows: count,
       depth: seeing.count, vectors: (dim + Element.lanes - 1) / Element.lanes, b: rows.row(seeing.lowerBound),
-      bStride: rows.stride, c: destination, cStride: stride, accumulates: true)
+      bStride: rows.stride, c: destination, cStride: stride, start: .accumulator)
   }
 
   private func hidden(_ keys: KeyBlock, _ rows: BlockRows<Element>) -> PanelScores<Element> {

@@ -15,7 +15,7 @@ struct ScoreGradient<Element: ComputeElement>: Sendable {
     Visibility(mask: plan.mask, bias: plan.bias, masking: kernels.masking)
   }
 
-  /// Brings a block's rows into the lanes, and its lse and delta.
+  /// Brings a block's rows into the lanes, and its lse and -delta.
   func load(_ block: RowBlock, _ state: inout BackwardWorkspace<Element>) {
     state.rows.load(block, plan)
     let (geometry, rows, layout) = (plan.geometry, state.rows, kernels.layout)
@@ -27,9 +27,8 @@ struct ScoreGradient<Element: ComputeElement>: Sendable {
       layout.gather(rows.scattered(out, columns: geometry.valueDim, state.offsets), state.queryGradient, 1)
       // delta = rowsum(dO * O), the sum over keys of P * dP
       kernels.scores.dotColumns(
-        state.outGradients, state.queryGradient, geometry.valueDim, rows.vectors, state.delta)
-    } else {
-      state.delta.update(repeating: 0, count: lanes)
+        state.outGradients, state.queryGradient, geometry.valueDim, rows.vectors, state.minusDelta)
+      for row in 0..<lanes { state.minusDelta[row] = -state.minusDelta[row] }
     }
     rows.offsets(of: lse, into: state.offsets)
     let log2e: Element = 1.4426950408889634
@@ -50,21 +49,19 @@ struct ScoreGradient<Element: ComputeElement>: Sendable {
       plan, head, block, queries: state.queries.lanes(from: panel.lane),
       bias: state.rows.biasRows(plan.bias, panel, block), scores)
     if needsGradient {
-      // dP = V dO^T   (forward: out = P V)
+      // dP - delta = V dO^T - delta   (forward: out = P V)
       kernels.products.multiply(
         BlockProduct(
           a: head.value + block.firstKey * plan.value.row, rowStride: plan.value.row, depthStride: plan.value.column,
           rows: block.count, depth: plan.geometry.valueDim, vectors: panel.vectors,
           b: state.outGradients.base + panel.lane, bStride: state.outGradients.stride,
-          c: gradient.row(block.keys.first), cStride: gradient.stride, accumulates: false))
+          c: gradient.row(block.keys.first), cStride: gradient.stride, start: .row(state.minusDelta + panel.lane)))
     } else {
       for key in block.keys.first..<block.keys.end {
         gradient.row(key).update(repeating: 0, count: panel.vectors * Element.lanes)
       }
     }
     kernels.scores.softmaxGradient(
-      scores,
-      SoftmaxGradient(
-        gradient: gradient, logSumExp: state.logSumExp + panel.lane, delta: state.delta + panel.lane))
+      scores, SoftmaxGradient(gradient: gradient, logSumExp: state.logSumExp + panel.lane))
   }
 }
