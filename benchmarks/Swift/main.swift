@@ -42,11 +42,12 @@ func measure(_ row: Case, _ run: () throws -> Void) throws {
   var samples: [Double] = []
   var shares: [Double] = []
   for _ in 0..<rounds {
-    let top = peak(isa, isDouble: row.dtype == "f64", threads: row.threads)
+    let before = peak(isa, isDouble: row.dtype == "f64", threads: row.threads)
     var turn: [Double] = []
     repeat { turn.append(try seconds(run)) } while turn.reduce(0, +) < secondsPerTurn
     samples += turn
-    shares.append(row.flops / median(turn) * 1e-9 / top)
+    let after = peak(isa, isDouble: row.dtype == "f64", threads: row.threads)
+    shares.append(row.flops / median(turn) * 1e-9 / ((before + after) / 2))
   }
   let sorted = samples.sorted()
   let (low, high) = (sorted[sorted.count / 4], sorted[sorted.count * 3 / 4])

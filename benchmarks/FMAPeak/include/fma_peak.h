@@ -1,4 +1,4 @@
-/* The fastest that one thread can do fused (or, in the baseline tier, separate) multiplications and additions. */
+/* What one thread can do in fused (or, in the baseline tier, separate) multiplications and additions. */
 #ifndef FMA_PEAK_H
 #define FMA_PEAK_H
 
@@ -7,7 +7,7 @@ extern "C" {
 #endif
 
 /* Keeps the calling thread busy for `seconds` with nothing but independent multiply-adds of the tier's widest
- * registers, and returns the best rate of many short windows in GFLOP/s, a multiply-add being two. Rates of threads
+ * registers, and returns the median rate of many short windows in GFLOP/s, a multiply-add being two. Rates of threads
  * that measure at the same time add up. `isa` is "avx512", "avx2" or "baseline", and must be one that this processor
  * supports: the instructions are executed unchecked. Returns 0 for a name that is none of these on this kind of
  * processor. */
