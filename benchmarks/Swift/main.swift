@@ -4,7 +4,7 @@ import SwiftAttn
 
 // swift run -c release swiftattn-benchmark [filter]
 //
-// The throughput rows of cases.json through the Swift API: the FMA peak and the call take turns, and what is reported is
+// The throughput rows of cases.json through the Swift API, and the matrix products of a layer: the FMA peak and the call take turns, and what is reported is
 // the median over the rounds.
 
 let rounds = 5
@@ -30,8 +30,22 @@ func seconds(_ body: () throws -> Void) rethrows -> Double {
 
 func median(_ values: [Double]) -> Double { values.sorted()[values.count / 2] }
 
+/// What is known of a case besides how to run it.
+protocol Measurable {
+  var name: String { get }
+  var flops: Double { get }
+  var dtype: String { get }
+  /// Nil: the fastest.
+  var isa: String? { get }
+  var threads: Int { get }
+  /// Share of the peak to reach.
+  var reach: Double { get }
+}
+
+extension Case: Measurable {}
+
 /// Times one case and prints its line.
-func measure(_ row: Case, _ run: () throws -> Void) throws {
+func measure(_ row: some Measurable, _ run: () throws -> Void) throws {
   let isa = try InstructionSet.allCases.first { set in
     try row.isa.map { name in "\(set.name)" == name } ?? (set == Dispatch.current())
   }
@@ -67,4 +81,7 @@ for row in try Case.load(from: file) where filter.map(row.name.contains) ?? true
   } else {
     try measure(row, Workload<Float>(row).run)
   }
+}
+for row in ProductCase.all where filter.map(row.name.contains) ?? true {
+  try row.prepared { product in try measure(row) { try product.run(threads: row.threads) } }
 }

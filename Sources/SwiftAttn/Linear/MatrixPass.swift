@@ -1,0 +1,224 @@
+import AttentionBlocks
+
+/// One matrix product, item after item (`MatrixProduct` explains how).
+struct MatrixPass<Element: ComputeElement>: ParallelPass {
+  /// Elements of the depth that are packed at a time.
+  static var depthBlock: Int { 256 }
+  /// Rows of A that are packed, and of C that are staged where it is not written directly, at a time.
+  static var rowBlock: Int { 192 }
+  /// Columns of a strip from which packing A pays.
+  private static var fewestColumnsToPack: Int { 6 * Element.lanes }
+
+  let product: MatrixProduct<Element>
+  let partition: MatrixPartition
+  let kernels: KernelTable<Element>
+
+  func run(_ control: borrowing CallControl, participant: Int) {
+    guard var workspace = Workspace(bytes: MatrixWorkspace<Element>.bytes(partition)) else { return }
+    let state = MatrixWorkspace<Element>(partition, &workspace)
+    while let item = control.claim() {
+      compute(item: partition.item(item), state, control, participant: participant)
+      guard !control.isStopped else { return }
+      control.finish()
+    }
+  }
+
+  private func compute(
+    item: MatrixPartition.Item, _ state: MatrixWorkspace<Element>, _ control: borrowing CallControl, participant: Int
+  ) {
+    let writesDirectly = product.c.columnStride == 1 && item.columns.count % Element.lanes == 0
+    let step = writesDirectly ? item.rows.count : Self.rowBlock
+    for first in stride(from: item.rows.lowerBound, to: item.rows.upperBound, by: step) {
+      let rows = first..<min(first + step, item.rows.upperBound)
+      let block = MatrixPartition.Item(rows: rows, columns: item.columns)
+      let target =
+        writesDirectly
+        ? LaneMatrix(base: product.c.element(rows.lowerBound, item.columns.lowerBound), stride: product.c.rowStride)
+        : state.staging
+      var start = begin(block, in: target, writesDirectly: writesDirectly)
+      for depth in stride(from: 0, to: max(product.depth, 1), by: Self.depthBlock) {
+        add(block, depth: depth..<min(depth + Self.depthBlock, product.depth), state, to: target, start)
+        start = .accumulator
+        if control.shouldStop(participant: participant) { return }
+      }
+      if !writesDirectly { writeOut(block, state) }
+    }
+  }
+
+  /// What the sums begin with; writes it to the target where no kernel can read it from where it is.
+  private func begin(
+    _ block: MatrixPartition.Item, in target: LaneMatrix<Element>, writesDirectly: Bool
+  ) -> BlockProduct<Element>.Start {
+    guard let start = product.start else { return .zero }
+    if writesDirectly && start.isSame(as: product.c) { return .accumulator }
+    if writesDirectly && start.columnStride == 1 && start.rowStride == 0 {
+      return .row(start.element(0, block.columns.lowerBound))
+    }
+    for row in 0..<block.rows.count {
+      let source = start.element(block.rows.lowerBound + row, block.columns.lowerBound)
+      let destination = target.row(row)
+      for column in 0..<block.columns.count { destination[column] = source[column * start.columnStride] }
+      if !writesDirectly { clearTail(destination, from: block.columns.count) }
+    }
+    return .accumulator
+  }
+
+  /// Lanes past the last column hold numbers that nobody reads; stale ones might be slow denormals.
+  private func clearTail(_ row: UnsafeMutablePointer<Element>, from column: Int) {
+    let end = (column + Element.lanes - 1) / Element.lanes * Element.lanes
+    for lane in column..<end { row[lane] = 0 }
+  }
+
+  /// target (+)= A[rows][depth] B[depth][columns]
+  private func add(
+    _ block: MatrixPartition.Item, depth: Range<Int>, _ state: MatrixWorkspace<Element>,
+    to target: LaneMatrix<Element>, _ start: BlockProduct<Element>.Start
+  ) {
+    let panels = packB(depth, block.columns, state)
+    for first in stride(from: block.rows.lowerBound, to: block.rows.upperBound, by: Self.rowBlock) {
+      let rows = first..<min(first + Self.rowBlock, block.rows.upperBound)
+      var a = StridedMatrix(
+        base: product.a.element(first, depth.lowerBound), rows: rows.count, columns: depth.count,
+        rowStride: product.a.rowStride, columnStride: product.a.columnStride)
+      if block.columns.count >= Self.fewestColumnsToPack { a = packed(a, state) }
+      let c = target.row(first - block.rows.lowerBound)
+      for panel in panels {
+        let lane = panel.firstVector * Element.lanes
+        kernels.products.multiply(
+          BlockProduct(
+            a: a.base, rowStride: a.rowStride, depthStride: a.columnStride, rows: rows.count, depth: depth.count,
+            vectors: panel.vectors, b: state.panel(panel).base, bStride: state.panel(panel).stride, c: c + lane,
+            cStride: target.stride, start: start.lanes(from: lane)))
+      }
+    }
+  }
+
+  /// A copy of a block of A, along whichever of its dimensions is contiguous.
+  private func packed(_ a: StridedMatrix<Element>, _ state: MatrixWorkspace<Element>) -> StridedMatrix<Element> {
+    guard a.columnStride == 1 || a.rowStride != 1 else { return packed(a.transposed, state).transposed }
+    let stride = (a.columns + Element.lanes - 1) / Element.lanes * Element.lanes
+    for row in 0..<a.rows { state.offsets[row] = row * a.rowStride }
+    kernels.layout.pack(
+      ScatteredRows(base: a.base, offsets: state.offsets, stride: a.columnStride, rows: a.rows, columns: a.columns),
+      LaneMatrix(base: state.packedA, stride: stride), 1)
+    return StridedMatrix(base: state.packedA, rows: a.rows, columns: a.columns, rowStride: stride)
+  }
+
+  /// Packs panel by panel, so that the rows of each are next to each other.
+  private func packB(_ depth: Range<Int>, _ columns: Range<Int>, _ state: MatrixWorkspace<Element>) -> StripPanels {
+    let panels = StripPanels(vectors: (columns.count + Element.lanes - 1) / Element.lanes)
+    let b = product.b
+    for panel in panels {
+      let first = columns.lowerBound + panel.firstVector * Element.lanes
+      let count = min(panel.vectors * Element.lanes, columns.upperBound - first)
+      let base = b.element(depth.lowerBound, first)
+      if b.columnStride == 1 {
+        for p in 0..<depth.count { state.offsets[p] = p * b.rowStride }
+        kernels.layout.pack(
+          ScatteredRows(base: base, offsets: state.offsets, stride: 1, rows: depth.count, columns: count),
+          state.panel(panel), 1)
+      } else {
+        for column in 0..<count { state.offsets[column] = column * b.columnStride }
+        kernels.layout.gather(
+          ScatteredRows(
+            base: base, offsets: state.offsets, stride: b.rowStride, rows: count, columns: depth.count),
+          state.panel(panel), 1)
+      }
+    }
+    return panels
+  }
+
+  private func writeOut(_ block: MatrixPartition.Item, _ state: MatrixWorkspace<Element>) {
+    let c = product.c
+    let base = c.element(block.rows.lowerBound, block.columns.lowerBound)
+    if c.columnStride == 1 {
+      for row in 0..<block.rows.count {
+        (base + row * c.rowStride).update(from: state.staging.row(row), count: block.columns.count)
+      }
+    } else {
+      for column in 0..<block.columns.count { state.offsets[column] = column * c.columnStride }
+      kernels.layout.scatter(
+        state.staging,
+        ScatteredRows(
+          base: base, offsets: state.offsets, stride: c.rowStride, rows: block.columns.count,
+          columns: block.rows.count),
+        state.ones)
+    }
+  }
+}
+
+/// A thread's memory for a matrix product.
+struct MatrixWorkspace<Element: ComputeElement> {
+  let offsets: UnsafeMutablePointer<Int>
+  let packedA: UnsafeMutablePointer<Element>
+  /// B's block, panel after panel of [depth][lane].
+  let packedB: UnsafeMutablePointer<Element>
+  /// C's block: [row][lane].
+  let staging: LaneMatrix<Element>
+  /// Factors of a transposition that scales nothing.
+  let ones: UnsafeMutablePointer<Element>
+
+  /// The most columns of a strip: 16 panels, or 4 where C is staged beside it.
+  static func widest(direct: Bool) -> Int { (direct ? 16 : 4) * BlockSize.vectorsPerPanel * Element.lanes }
+
+  private static func lanes(_ partition: MatrixPartition) -> Int {
+    (min(partition.columnsPerStrip, partition.columns) + Element.lanes - 1) / Element.lanes * Element.lanes
+  }
+
+  private static func offsetCount(_ partition: MatrixPartition) -> Int {
+    max(lanes(partition), MatrixPass<Element>.rowBlock, MatrixPass<Element>.depthBlock)
+  }
+
+  private static var elementsOfA: Int { MatrixPass<Element>.rowBlock * MatrixPass<Element>.depthBlock }
+
+  static func bytes(_ partition: MatrixPartition) -> Int {
+    let lanes = lanes(partition)
+    return Workspace.bytes(offsetCount(partition), of: Int.self) + Workspace.bytes(elementsOfA, of: Element.self)
+      + Workspace.bytes(MatrixPass<Element>.depthBlock * lanes, of: Element.self)
+      + Workspace.bytes(MatrixPass<Element>.rowBlock * lanes, of: Element.self)
+      + Workspace.bytes(lanes, of: Element.self)
+  }
+
+  init(_ partition: MatrixPartition, _ workspace: inout Workspace) {
+    let lanes = Self.lanes(partition)
+    offsets = workspace.take(Self.offsetCount(partition), of: Int.self)
+    packedA = workspace.take(Self.elementsOfA, of: Element.self)
+    packedB = workspace.take(MatrixPass<Element>.depthBlock * lanes, of: Element.self)
+    staging = workspace.matrix(rows: MatrixPass<Element>.rowBlock, stride: lanes)
+    ones = workspace.take(lanes, of: Element.self)
+    ones.update(repeating: 1, count: lanes)
+  }
+  func panel(_ panel: StripPanels.Panel) -> LaneMatrix<Element> {
+    LaneMatrix(
+      base: packedB + panel.firstVector * Element.lanes * MatrixPass<Element>.depthBlock,
+      stride: panel.vectors * Element.lanes)
+  }
+}
+
+/// The vectors of a strip in panels of the tiles' widths: 3, but 4 where 1 would be left over.
+struct StripPanels: Sequence, IteratorProtocol {
+  struct Panel {
+    let firstVector: Int
+    let vectors: Int
+  }
+
+  private let total: Int
+  private var position = 0
+
+  init(vectors: Int) { total = vectors }
+
+  mutating func next() -> Panel? {
+    let left = total - position
+    guard left > 0 else { return nil }
+    let panel = Panel(firstVector: position, vectors: left == 4 ? 4 : Swift.min(left, BlockSize.vectorsPerPanel))
+    position += panel.vectors
+    return panel
+  }
+}
+
+extension BlockProduct.Start {
+  /// The same for C's later lanes.
+  fileprivate func lanes(from lane: Int) -> Self {
+    if case .row(let row) = self { .row(row + lane) } else { self }
+  }
+}

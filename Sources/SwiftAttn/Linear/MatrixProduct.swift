@@ -1,0 +1,120 @@
+import AttentionBlocks
+
+/// A matrix in memory that someone else owns. Strides are in elements; 0 repeats a row or a column.
+package struct StridedMatrix<Element: ComputeElement>: @unchecked Sendable {
+  package var base: UnsafeMutablePointer<Element>
+  package var rows: Int
+  package var columns: Int
+  package var rowStride: Int
+  package var columnStride: Int
+
+  package init(
+    base: UnsafeMutablePointer<Element>, rows: Int, columns: Int, rowStride: Int, columnStride: Int = 1
+  ) {
+    self.base = base
+    self.rows = rows
+    self.columns = columns
+    self.rowStride = rowStride
+    self.columnStride = columnStride
+  }
+
+  package var transposed: Self {
+    StridedMatrix(base: base, rows: columns, columns: rows, rowStride: columnStride, columnStride: rowStride)
+  }
+
+  func element(_ row: Int, _ column: Int) -> UnsafeMutablePointer<Element> {
+    base + (row * rowStride + column * columnStride)
+  }
+
+  func isSame(as other: Self) -> Bool {
+    base == other.base && rowStride == other.rowStride && columnStride == other.columnStride
+  }
+}
+
+/// C = start + A B: the projections of a layer and all their gradients, over matrices with any strides.
+///
+/// `start` may be C itself (the product is added), a bias whose rows repeat (stride 0), or nil for zero. With X (tokens x
+/// in), W (out x in) and dY (tokens x out):
+///
+///     Y = X W^T + b     a: X,     b: W^T,  start: b
+///     dX = dY W         a: dY,    b: W
+///     dW += dY^T X      a: dY^T,  b: X,    start: dW
+///
+/// Transposes are strides. Memory that C shares with nothing but `start` (and then element by element) is the caller's
+/// promise. Each element is summed in ascending order of the depth: its bits depend on the shapes, on the order of the
+/// strides and on the kernels, not on the number of threads.
+///
+/// How it is done. The register tiles of attention (`BlockProduct`) compute C's rows with the lanes along its columns. B is
+/// packed, a strip of columns and a block of the depth at a time, in panels of 3 vectors whose rows are next to each other.
+/// A's rows are packed too, which costs little where the strip is wide: rows that lie a power of two apart would otherwise
+/// fight for the same sets of every cache.
+///
+///     for each item (rows of C, strip of up to 16 panels of its columns):    the threads' queue
+///         for each 256 of the depth:
+///             pack B[256][strip]                                             or gather, where B's columns are its rows
+///             for each 192 of the rows:
+///                 pack A[192][256]
+///                 C[192][strip] += A[192][256] B[256][strip]                 8x3 tiles
+///
+/// Bytes (f32): packed A is 192 KB and a packed strip at most 768 KB, both in the second level. A panel of B, 256 * 48 * 4 =
+/// 48 KB, passes once for every 8 rows, in order: 192 bytes for 24 multiply-adds of vectors, a quarter of what the second
+/// level gives in that time. C, which is large, is read and written once every 256 of the depth; with blocks of 128, which
+/// keep the panel in the first level, that was slower (2048^3: 71 % of the peak against 75 %).
+///
+/// The product may as well be computed as C^T = B^T A^T. That packs A instead of B and leaves lanes along C's rows;
+/// what is smaller is packed. So a projection of few tokens never packs its weights.
+package struct MatrixProduct<Element: ComputeElement>: Sendable {
+  package var a: StridedMatrix<Element>
+  package var b: StridedMatrix<Element>
+  package var c: StridedMatrix<Element>
+  package var start: StridedMatrix<Element>?
+
+  package init(
+    a: StridedMatrix<Element>, b: StridedMatrix<Element>, c: StridedMatrix<Element>,
+    start: StridedMatrix<Element>? = nil
+  ) {
+    self.a = a
+    self.b = b
+    self.c = c
+    self.start = start
+  }
+
+  var rows: Int { c.rows }
+  var columns: Int { c.columns }
+  var depth: Int { a.columns }
+
+  /// The same product with rows and columns exchanged.
+  var transposed: Self {
+    MatrixProduct(a: b.transposed, b: a.transposed, c: c.transposed, start: start?.transposed)
+  }
+
+  /// With the lanes along the dimension for which tiles, packing and writing take the fewest cycles.
+  var oriented: Self { estimatedCycles <= transposed.estimatedCycles ? self : transposed }
+
+  /// A model of one core with two FMA units: lanes are padded to whole vectors, a copied element costs 1/8 of a cycle and a
+  /// transposed one 3/8 (six cycles for a vector of 16).
+  private var estimatedCycles: Double {
+    let padded = Double((columns + Element.lanes - 1) / Element.lanes * Element.lanes)
+    let products = Double(rows) * Double(depth) * padded / Double(2 * Element.lanes)
+    let packed = Double(depth) * Double(columns) * (b.columnStride == 1 ? 0.125 : 0.375)
+    let written = Double(rows) * Double(columns) * (c.columnStride == 1 ? 0 : 0.375)
+    return products + packed + written
+  }
+
+  /// Below this many multiply-adds the calling thread works alone, as in attention.
+  private static var serialWork: Double { Double(1 << 21) }
+
+  /// Computes C on at most `threads` threads.
+  package func run(_ check: InterruptCheck? = nil, threads: Int = ThreadCount.current) throws(AttentionError) {
+    guard rows > 0, columns > 0 else { return }
+    let work = Double(rows) * Double(columns) * Double(depth)
+    let participants = work < Self.serialWork ? 1 : threads
+    let product = oriented
+    let partition = MatrixPartition(
+      rows: product.rows, columns: product.columns, panel: BlockSize.vectorsPerPanel * Element.lanes,
+      widest: MatrixWorkspace<Element>.widest(direct: product.c.columnStride == 1), threads: participants)
+    let pass = MatrixPass(product: product, partition: partition, kernels: Element.kernels(try Dispatch.current()))
+    let control = CallControl(items: partition.count, check: check)
+    try ParallelCall(pass: pass, control: control).run(participants: min(participants, partition.count))
+  }
+}

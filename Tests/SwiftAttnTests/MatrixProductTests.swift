@@ -1,0 +1,154 @@
+import AttentionBlocks
+import Testing
+
+@testable import SwiftAttn
+
+@Suite struct MatrixProductTests {
+  /// Memory layouts of an operand: element (i, j) of a rows x columns matrix.
+  enum Layout: CaseIterable {
+    case rows, columns, gaps, reversedRows
+
+    func matrix<T: ComputeElement>(_ memory: UnsafeMutablePointer<T>, _ rows: Int, _ columns: Int) -> StridedMatrix<T> {
+      switch self {
+      case .rows: StridedMatrix(base: memory, rows: rows, columns: columns, rowStride: columns)
+      case .columns: StridedMatrix(base: memory, rows: rows, columns: columns, rowStride: 1, columnStride: rows)
+      case .gaps: StridedMatrix(base: memory, rows: rows, columns: columns, rowStride: 3 * columns + 1, columnStride: 3)
+      case .reversedRows:
+        StridedMatrix(
+          base: memory + max(rows - 1, 0) * columns, rows: rows, columns: columns, rowStride: -columns)
+      }
+    }
+
+    func count(_ rows: Int, _ columns: Int) -> Int { self == .gaps ? rows * (3 * columns + 1) + 3 : rows * columns }
+  }
+
+  enum Start: CaseIterable { case zero, accumulator, columnBias, rowBias, matrix }
+
+  /// Tiles, panels, strips, depth blocks and staged blocks, each just under, at and over.
+  static let shapes = [
+    (1, 1, 1), (1, 5, 0), (7, 17, 3), (8, 48, 128), (9, 64, 257), (25, 97, 260), (200, 20, 31), (130, 260, 10),
+    (3, 200, 300), (193, 100, 5),
+  ]
+
+  @Test("C = start + A B for every shape, start and layout of C, in both element types", arguments: shapes)
+  func product(_ rows: Int, _ columns: Int, _ depth: Int) throws {
+    for start in Start.allCases {
+      for layout in Layout.allCases {
+        try check(Float.self, (rows, columns, depth), start, (.rows, .columns, layout))
+        try check(Double.self, (rows, columns, depth), start, (.columns, .rows, layout))
+      }
+    }
+  }
+
+  @Test("operands of every layout", arguments: Layout.allCases, Layout.allCases)
+  func layouts(_ a: Layout, _ b: Layout) throws {
+    for (rows, columns, depth) in Self.shapes { try check(Float.self, (rows, columns, depth), .zero, (a, b, .rows)) }
+  }
+
+  private func check<T: ComputeElement>(
+    _: T.Type, _ shape: (rows: Int, columns: Int, depth: Int), _ kind: Start,
+    _ layouts: (a: Layout, b: Layout, c: Layout)
+  ) throws {
+    let (rows, columns, depth) = shape
+    var numbers = Tensors(seed: UInt64(rows * 7919 + columns * 31 + depth))
+    func memory(_ count: Int) throws -> [T] { try numbers.next([count]).elements }
+    var (a, b) = (try memory(layouts.a.count(rows, depth)), try memory(layouts.b.count(depth, columns)))
+    let before = try memory(layouts.c.count(rows, columns))
+    var (c, extra) = (before, try memory(rows * columns))
+    let expected = a.withUnsafeMutableBufferPointer { a in
+      b.withUnsafeMutableBufferPointer { b in
+        c.withUnsafeMutableBufferPointer { c in
+          extra.withUnsafeMutableBufferPointer { extra in
+            let target = layouts.c.matrix(c.baseAddress!, rows, columns)
+            let product = MatrixProduct(
+              a: layouts.a.matrix(a.baseAddress!, rows, depth), b: layouts.b.matrix(b.baseAddress!, depth, columns),
+              c: target, start: start(kind, target, extra.baseAddress!))
+            let expected = reference(product)
+            #expect(throws: Never.self) { try product.run(threads: 2) }
+            return expected.map { ($0.offset, $0.value) }
+          }
+        }
+      }
+    }
+    let bound = Double(T.ulpOfOne) * Double(depth + 2)
+    let wrong = expected.first { abs(Double(c[$0.0]) - $0.1) > bound || c[$0.0].isNaN }
+    #expect(wrong == nil, "\(shape) \(kind) \(layouts)")
+    var untouched = before
+    for (offset, _) in expected { untouched[offset] = c[offset] }
+    #expect(c == untouched, "written outside C: \(shape) \(kind) \(layouts)")
+  }
+
+  private func start<T: ComputeElement>(
+    _ kind: Start, _ c: StridedMatrix<T>, _ extra: UnsafeMutablePointer<T>
+  ) -> StridedMatrix<T>? {
+    var matrix = StridedMatrix(base: extra, rows: c.rows, columns: c.columns, rowStride: c.columns)
+    switch kind {
+    case .zero: return nil
+    case .accumulator: return c
+    case .columnBias: matrix.rowStride = 0
+    case .rowBias: (matrix.rowStride, matrix.columnStride) = (1, 0)
+    case .matrix: break
+    }
+    return matrix
+  }
+
+  /// C's elements as (offset in memory, value).
+  private func reference<T: ComputeElement>(_ product: MatrixProduct<T>) -> [(offset: Int, value: Double)] {
+    var result: [(offset: Int, value: Double)] = []
+    // The lowest address of C: where its array begins.
+    let origin = product.c.base + min(0, (product.rows - 1) * product.c.rowStride)
+    for row in 0..<product.rows {
+      for column in 0..<product.columns {
+        var sum = product.start.map { Double($0.element(row, column).pointee) } ?? 0
+        for p in 0..<product.depth {
+          sum += Double(product.a.element(row, p).pointee) * Double(product.b.element(p, column).pointee)
+        }
+        result.append((product.c.element(row, column) - origin, sum))
+      }
+    }
+    return result
+  }
+
+  @Test("the number of threads changes no bit")
+  func threads() throws {
+    var numbers = Tensors(seed: 5)
+    var a = try numbers.next([200 * 300]).elements as [Float]
+    var b = try numbers.next([300 * 210]).elements as [Float]
+    var results: [[Float]] = []
+    for threads in [1, 2, 3, 8] {
+      var c = [Float](repeating: 0, count: 200 * 210)
+      try a.withUnsafeMutableBufferPointer { a in
+        try b.withUnsafeMutableBufferPointer { b in
+          try c.withUnsafeMutableBufferPointer { c in
+            try MatrixProduct(
+              a: StridedMatrix(base: a.baseAddress!, rows: 200, columns: 300, rowStride: 300),
+              b: StridedMatrix(base: b.baseAddress!, rows: 300, columns: 210, rowStride: 210),
+              c: StridedMatrix(base: c.baseAddress!, rows: 200, columns: 210, rowStride: 210)
+            ).run(threads: threads)
+          }
+        }
+      }
+      results.append(c)
+    }
+    for result in results.dropFirst() { #expect(result == results[0]) }
+  }
+
+  @Test("items cover C exactly once and share out evenly")
+  func partition() {
+    for (rows, columns) in [(1, 1), (2048, 2048), (512, 512), (1536, 64), (7, 1000), (5000, 3)] {
+      for threads in [1, 2, 7] {
+        let partition = MatrixPartition(rows: rows, columns: columns, panel: 48, widest: 768, threads: threads)
+        var area = 0
+        for index in 0..<partition.count {
+          let item = partition.item(index)
+          #expect(!item.rows.isEmpty && !item.columns.isEmpty)
+          #expect(item.rows.upperBound <= rows && item.columns.upperBound <= columns)
+          area += item.rows.count * item.columns.count
+        }
+        #expect(area == rows * columns)
+      }
+    }
+    let large = MatrixPartition(rows: 2048, columns: 2048, panel: 48, widest: 768, threads: 3)
+    #expect(large.count % 3 == 0 && large.columnsPerStrip >= 192, "uneven, or packed too often")
+  }
+}
