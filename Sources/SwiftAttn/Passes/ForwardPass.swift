@@ -46,7 +46,7 @@ struct ForwardPass<Element: ComputeElement>: ParallelPass {
       if control.shouldStop(participant: participant) { return }
     }
     if !first.hasOutput { clearOutput(state, first) }
-    if !second.hasOutput { clearOutput(state, second) }
+    if !second.hasOutput && second.rows > 0 { clearOutput(state, second) }
   }
 
   private func clearOutput(_ state: ForwardWorkspace<Element>, _ panel: Panel) {
