@@ -4,7 +4,7 @@ import AttentionBlocks
 public enum AttentionOperator {
   /// Work below this many multiply-adds stays on the calling thread. At 60 billion a second it takes 35 microseconds;
   /// a second thread saves half of that, and waking it costs about 20.
-  private static let serialWork = 1 << 21
+  static let serialWork = 1 << 21
 
   /// Computes out, and lse unless nil; `AttentionArguments` has the shapes. Nothing is written before all is judged.
   public static func forward(

@@ -188,6 +188,7 @@ struct MatrixWorkspace<Element: ComputeElement> {
     ones = workspace.take(lanes, of: Element.self)
     ones.update(repeating: 1, count: lanes)
   }
+
   func panel(_ panel: StripPanels.Panel) -> LaneMatrix<Element> {
     LaneMatrix(
       base: packedB + panel.firstVector * Element.lanes * MatrixPass<Element>.depthBlock,

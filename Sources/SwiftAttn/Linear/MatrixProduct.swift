@@ -62,7 +62,7 @@ package struct StridedMatrix<Element: ComputeElement>: @unchecked Sendable {
 /// keep the panel in the first level, that was slower (2048^3: 71 % of the peak against 75 %).
 ///
 /// The product may as well be computed as C^T = B^T A^T. That packs A instead of B and leaves lanes along C's rows;
-/// what is smaller is packed. So a projection of few tokens never packs its weights.
+/// the cheaper of the two is done. So a projection of few tokens transposes them and not its weights.
 package struct MatrixProduct<Element: ComputeElement>: Sendable {
   package var a: StridedMatrix<Element>
   package var b: StridedMatrix<Element>
@@ -101,14 +101,11 @@ package struct MatrixProduct<Element: ComputeElement>: Sendable {
     return products + packed + written
   }
 
-  /// Below this many multiply-adds the calling thread works alone, as in attention.
-  private static var serialWork: Double { Double(1 << 21) }
-
   /// Computes C on at most `threads` threads.
   package func run(_ check: InterruptCheck? = nil, threads: Int = ThreadCount.current) throws(AttentionError) {
     guard rows > 0, columns > 0 else { return }
     let work = Double(rows) * Double(columns) * Double(depth)
-    let participants = work < Self.serialWork ? 1 : threads
+    let participants = work < Double(AttentionOperator.serialWork) ? 1 : threads
     let product = oriented
     let partition = MatrixPartition(
       rows: product.rows, columns: product.columns, panel: BlockSize.vectorsPerPanel * Element.lanes,
