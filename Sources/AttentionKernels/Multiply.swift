@@ -3,7 +3,8 @@ import AttentionBlocks
 /// A register tile's shape: `rows` x `vectors` accumulators stay in registers for the whole depth.
 struct TileShape<let rows: Int, let vectors: Int> {}
 
-/// C = start + A * B, cut into columns of vectors (the loop that keeps B's panel in the first-level cache) and rows of tiles.
+/// C = start + A * B, cut into columns of vectors (the loop that keeps B's panel in the first-level cache) and rows of
+/// tiles.
 ///
 /// Each step of the depth loads `vectors` vectors of B and broadcasts `rows` scalars of A for rows * vectors fused
 /// products; the shapes in Target.swift are the largest that leave registers for both without spilling.

@@ -4,8 +4,8 @@ import SwiftAttn
 
 // swift run -c release swiftattn-benchmark [filter]
 //
-// The throughput rows of cases.json through the Swift API, and the matrix products of a layer: the FMA peak and the call take turns, and what is reported is
-// the median over the rounds.
+// The throughput rows of cases.json through the Swift API, and the matrix products of a layer: the FMA peak and the call
+// take turns, and what is reported is the median over the rounds.
 
 let rounds = 5
 let secondsPerTurn = 0.3
