@@ -48,7 +48,7 @@ import Testing
     let partition = Partition(plan.geometry, rowsPerBlock: BlockSize.vectorsPerBlock * Float.lanes)
     var workspace = Workspace(bytes: BlockRows<Float>.bytes(capacity: partition.rowsPerBlock))!
     var rows = BlockRows<Float>(capacity: partition.rowsPerBlock, &workspace)
-    let visibility = Visibility(mask: plan.mask, bias: plan.bias, masking: Float.kernels(.baseline).masking)
+    let visibility = Visibility(plan, Float.kernels(.baseline).masking)
     for item in 0..<partition.forwardCount {
       let block = partition.forwardBlock(item)
       rows.load(block, plan)

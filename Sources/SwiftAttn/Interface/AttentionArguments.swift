@@ -38,6 +38,9 @@ public struct AttentionArguments: ~Copyable {
   public var scale: Double?
   public var causal = Causal.none
   public var interruptCheck: InterruptCheck?
+  /// So many keys at the start are seen by every query, without bias: mask, bias, causality and lengths count from the key
+  /// after them. A layer's learned and zero keys; fewer than a block's.
+  var leadingKeys = 0
 
   public init(query: TensorView, key: TensorView, value: TensorView) {
     self.query = query

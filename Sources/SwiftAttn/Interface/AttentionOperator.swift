@@ -21,15 +21,23 @@ public enum AttentionOperator {
   ) throws(AttentionError) {
     let plan = try AttentionPlan<Element>(arguments)
     let geometry = plan.geometry
-    var outputs = OutputJudge(inputs: arguments)
+    var outputs = OutputJudge<16>(inputs: arguments)
     try outputs.admit(out, "out", shape: geometry.outShape, type: Element.type)
     try outputs.admit(lse, "lse", shape: geometry.lseShape, type: Element.type)
+    try run(plan, out: out, lse: lse, arguments.interruptCheck)
+  }
+
+  /// Forward of a judged problem into judged outputs.
+  static func run<Element: ComputeElement>(
+    _ plan: AttentionPlan<Element>, out: TensorView, lse: TensorView?, _ check: InterruptCheck?
+  ) throws(AttentionError) {
+    let geometry = plan.geometry
     let set = try Dispatch.current()
     let pass = ForwardPass(
       plan: plan, out: Operand(out, alignedTo: geometry.scoreShape, as: Element.self),
       lse: lse.map { Operand($0.withTrailingAxis, alignedTo: geometry.scoreShape, as: Element.self) },
       kernels: Element.kernels(set), partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
-    let control = CallControl(items: pass.partition.forwardCount, check: arguments.interruptCheck)
+    let control = CallControl(items: pass.partition.forwardCount, check: check)
     let threads = participants(geometry, items: pass.partition.forwardCount)
     try ParallelCall(pass: pass, control: control).run(participants: threads)
   }
@@ -49,26 +57,55 @@ public enum AttentionOperator {
     _: Element.Type
   ) throws(AttentionError) {
     let plan = try AttentionPlan<Element>(arguments)
-    let (geometry, full) = (plan.geometry, plan.geometry.scoreShape)
+    let geometry = plan.geometry
     try TensorJudge.exact(results.out, "out", shape: geometry.outShape, type: Element.type)
     try TensorJudge.exact(results.lse, "lse", shape: geometry.lseShape, type: Element.type)
     try TensorJudge.exact(results.outGradient, "dout", shape: geometry.outShape, type: Element.type)
     try judge(gradients, arguments, results, Element.type)
+    try run(plan, results, into: gradients, arguments.interruptCheck)
+  }
+
+  /// Backward of a judged problem into judged gradients.
+  static func run<Element: ComputeElement>(
+    _ plan: AttentionPlan<Element>, _ results: AttentionResults, into gradients: AttentionGradients,
+    _ check: InterruptCheck?
+  ) throws(AttentionError) {
+    let (geometry, full) = (plan.geometry, plan.geometry.scoreShape)
     let kernels = Element.kernels(try Dispatch.current())
     func operand(_ view: TensorView) -> Operand<Element> { Operand(view, alignedTo: full, as: Element.self) }
     let scoreGradient = ScoreGradient(
-      plan: plan, out: operand(results.out), lse: operand(results.lse.withTrailingAxis),
+      plan: plan, lse: operand(results.lse.withTrailingAxis), out: operand(results.out),
       outGradient: operand(results.outGradient), kernels: kernels,
       needsGradient: gradients.query != nil || gradients.key != nil || gradients.bias != nil)
     let partition = Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self))
     if gradients.query != nil || gradients.key != nil || gradients.value != nil {
-      try run(scoreGradient, gradients, partition, arguments.interruptCheck)
+      try run(scoreGradient, gradients, partition, check)
     }
     if let bias = gradients.bias {
       bias.clear(as: Element.self)
-      let pass = BiasGradientPass(scoreGradient: scoreGradient, biasGradient: operand(bias), partition: partition)
-      try pass.run(arguments.interruptCheck, threads: participants(geometry, items: pass.count))
+      let pass = PairSumPass(
+        quantity: .scoreGradient, scoreGradient: scoreGradient, target: operand(bias), partition: partition)
+      try pass.run(check, threads: participants(geometry, items: pass.count))
     }
+  }
+
+  /// The softmax of a judged problem, from lse, into judged `weights` (B..., Hq or 1, Sq, Sk): one head stands for the
+  /// average over all. The leading keys come last in it.
+  static func computeWeights<Element: ComputeElement>(
+    _ plan: AttentionPlan<Element>, lse: TensorView, into weights: TensorView, _ check: InterruptCheck?
+  ) throws(AttentionError) {
+    let (geometry, full) = (plan.geometry, plan.geometry.scoreShape)
+    let target = Operand(weights, alignedTo: full, as: Element.self)
+    let lse = Operand(lse.withTrailingAxis, alignedTo: full, as: Element.self)
+    let averages = weights.shape.last(3) == 1
+    weights.clear(as: Element.self)
+    let pass = PairSumPass(
+      quantity: .probability(factor: averages ? 1 / Element(geometry.headsQ) : 1),
+      scoreGradient: ScoreGradient(
+        plan: plan, lse: lse, out: nil, outGradient: nil, kernels: Element.kernels(try Dispatch.current()),
+        needsGradient: false),
+      target: target, partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
+    try pass.run(check, threads: participants(geometry, items: pass.count))
   }
 
   private static func run<Element: ComputeElement>(
@@ -97,7 +134,7 @@ public enum AttentionOperator {
     _ gradients: AttentionGradients, _ arguments: borrowing AttentionArguments, _ results: AttentionResults,
     _ type: ElementType
   ) throws(AttentionError) {
-    var outputs = OutputJudge(inputs: arguments)
+    var outputs = OutputJudge<16>(inputs: arguments)
     outputs.record(results.out, "out")
     outputs.record(results.lse, "lse")
     outputs.record(results.outGradient, "dout")

@@ -69,9 +69,9 @@ struct BackwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
       kernels.layout.pack(
         rows.scattered(plan.query, columns: geometry.headDim, state.offsets), state.queryRows, plan.scale)
     }
-    if valueGradient != nil {
+    if valueGradient != nil, let outGradient = scoreGradient.outGradient {
       kernels.layout.pack(
-        rows.scattered(scoreGradient.outGradient, columns: geometry.valueDim, state.offsets), state.outGradientRows, 1)
+        rows.scattered(outGradient, columns: geometry.valueDim, state.offsets), state.outGradientRows, 1)
     }
     if queryGradient != nil {
       state.queryGradient.fill(rows: geometry.headDim, lanes: rows.vectors * Element.lanes, 0)

@@ -7,6 +7,8 @@ struct KeyBlock {
 
   /// Index of the first needed key in the sequence.
   var firstKey: Int { start + keys.first }
+  /// Past the last needed key.
+  var endKey: Int { start + keys.end }
   var count: Int { keys.end - keys.first }
 }
 
@@ -34,7 +36,7 @@ extension KernelTable where Element: ComputeElement {
         b: queries.base, bStride: queries.stride, c: panel.row(block.keys.first), cStride: panel.scores.stride,
         start: .zero))
     if plan.scoreFactor != 1 { scores.scale(panel, plan.scoreFactor) }
-    if let bias { scores.addBias(bias, panel) }
+    if let bias, bias.columns > 0 { scores.addBias(bias, panel.lastKeys(bias.columns)) }
   }
 }
 
@@ -51,6 +53,13 @@ extension LaneMatrix {
 
 extension PanelScores {
   func row(_ key: Int) -> UnsafeMutablePointer<Element> { scores.row(key) }
+
+  /// The same without the keys before the last `count`.
+  func lastKeys(_ count: Int) -> Self {
+    var part = self
+    part.firstKey = endKey - count
+    return part
+  }
 }
 
 extension BlockRows {
@@ -61,12 +70,13 @@ extension BlockRows {
       visibility: keys.hidesPairs ? UnsafePointer(words + panel.lane) : nil, visibilityStride: capacity)
   }
 
-  /// The bias of a panel's rows for some keys.
-  func biasRows(_ bias: Operand<Element>?, _ panel: Panel, _ block: KeyBlock) -> ScatteredRows<Element>? {
-    guard let bias else { return nil }
+  /// The bias of a panel's rows for the last of some keys: all but the leading ones, which have none.
+  func biasRows(_ plan: AttentionPlan<Element>, _ panel: Panel, _ block: KeyBlock) -> ScatteredRows<Element>? {
+    guard let bias = plan.bias else { return nil }
+    let first = max(block.firstKey - plan.leadingKeys, 0)
     return ScatteredRows(
-      base: bias.base + block.firstKey * bias.column, offsets: biasOffsets + panel.lane, stride: bias.column,
-      rows: panel.rows, columns: block.count)
+      base: bias.base + first * bias.column, offsets: biasOffsets + panel.lane, stride: bias.column,
+      rows: panel.rows, columns: max(block.endKey - plan.leadingKeys - first, 0))
   }
 
   /// All the block's rows of an operand; `offsets` is room for where they lie.

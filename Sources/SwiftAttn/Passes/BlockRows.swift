@@ -38,13 +38,13 @@ struct BlockRows<Element: ComputeElement> {
     let keys = plan.keyLengths[block.batch]
     firstKey.update(repeating: 0, count: count)
     if plan.causalOffset == nil && !plan.queryLengths.areGiven {
-      endKey.update(repeating: keys, count: count)
+      endKey.update(repeating: plan.leadingKeys + keys, count: count)
       return
     }
     let queries = plan.queryLengths[block.batch]
     forEachRow { row, query, _ in
-      let end = query < queries ? keys : 0
-      endKey[row] = min(end, max(query + (plan.causalOffset ?? plan.geometry.seqLenK) + 1, 0))
+      let seen = min(keys, max(query + (plan.causalOffset ?? plan.geometry.seqLenK) + 1, 0))
+      endKey[row] = query < queries ? plan.leadingKeys + seen : 0
     }
   }
 

@@ -31,7 +31,7 @@ struct ForwardPass<Element: ComputeElement>: ParallelPass {
     var second = Panel(1, of: state.rows)
     let start = min(first.leastFirst, second.leastFirst) / BlockSize.keys * BlockSize.keys
     let end = max(first.mostEnd, second.mostEnd)
-    let visibility = Visibility(mask: plan.mask, bias: plan.bias, masking: kernels.masking)
+    let visibility = Visibility(plan, kernels.masking)
     let head = HeadOperands(plan, state.rows.block)
     for blockStart in stride(from: start, to: end, by: BlockSize.keys) {
       let count = min(BlockSize.keys, plan.geometry.seqLenK - blockStart)
@@ -70,7 +70,7 @@ struct ForwardPass<Element: ComputeElement>: ParallelPass {
     let scores = state.rows.panelScores(state.scores, panel, block.keys)
     kernels.computeScores(
       plan, head, block, queries: state.queries.lanes(from: panel.lane),
-      bias: state.rows.biasRows(plan.bias, panel, block), scores)
+      bias: state.rows.biasRows(plan, panel, block), scores)
     let output = state.output.lanes(from: panel.lane)
     kernels.scores.softmax(
       scores,

@@ -4,16 +4,15 @@ import AttentionBlocks
 /// queries, keys and lse (docs/Algorithm.md, "Backward").
 struct ScoreGradient<Element: ComputeElement>: Sendable {
   let plan: AttentionPlan<Element>
-  let out: Operand<Element>
   let lse: Operand<Element>
-  let outGradient: Operand<Element>
+  /// Nil where P alone is wanted.
+  let out: Operand<Element>?
+  let outGradient: Operand<Element>?
   let kernels: KernelTable<Element>
   /// Whether dS is wanted, or P alone.
   let needsGradient: Bool
 
-  var visibility: Visibility<Element> {
-    Visibility(mask: plan.mask, bias: plan.bias, masking: kernels.masking)
-  }
+  var visibility: Visibility<Element> { Visibility(plan, kernels.masking) }
 
   /// Brings a block's rows into the lanes, and its lse and -delta.
   func load(_ block: RowBlock, _ state: inout BackwardWorkspace<Element>) {
@@ -22,7 +21,7 @@ struct ScoreGradient<Element: ComputeElement>: Sendable {
     layout.gather(
       rows.scattered(plan.query, columns: geometry.headDim, state.offsets), state.queries, plan.queryFactor)
     let lanes = rows.vectors * Element.lanes
-    if needsGradient {
+    if needsGradient, let out, let outGradient {
       layout.gather(rows.scattered(outGradient, columns: geometry.valueDim, state.offsets), state.outGradients, 1)
       layout.gather(rows.scattered(out, columns: geometry.valueDim, state.offsets), state.queryGradient, 1)
       // delta = rowsum(dO * O), the sum over keys of P * dP
@@ -47,7 +46,7 @@ struct ScoreGradient<Element: ComputeElement>: Sendable {
     let gradient = state.gradients.lanes(from: panel.lane)
     kernels.computeScores(
       plan, head, block, queries: state.queries.lanes(from: panel.lane),
-      bias: state.rows.biasRows(plan.bias, panel, block), scores)
+      bias: state.rows.biasRows(plan, panel, block), scores)
     if needsGradient {
       // dP - delta = V dO^T - delta   (forward: out = P V)
       kernels.products.multiply(

@@ -26,7 +26,15 @@ struct PanelKeys: Equatable {
 struct Visibility<Element: ComputeElement> {
   let mask: Operand<UInt8>?
   let bias: Operand<Element>?
+  let leadingKeys: Int
   let masking: MaskingKernels<Element>
+
+  init(_ plan: AttentionPlan<Element>, _ masking: MaskingKernels<Element>) {
+    mask = plan.mask
+    bias = plan.bias
+    leadingKeys = plan.leadingKeys
+    self.masking = masking
+  }
 
   /// `keys` keys starting at `start` against the rows of `panel`.
   func keys(start: Int, count: Int, panel: Panel, rows: BlockRows<Element>) -> PanelKeys {
@@ -71,6 +79,9 @@ private struct WordReader<Element: ComputeElement> {
   let rows: BlockRows<Element>
   let start: Int
   let count: Int
+  /// Keys of the block that no mask is about, and the first masked key, not counting those.
+  private let leading: Int
+  private let firstMasked: Int
   private var maskOffset = Int.min
   private var maskWord: UInt64 = 0
   private var biasOffset = Int.min
@@ -81,6 +92,8 @@ private struct WordReader<Element: ComputeElement> {
     self.rows = rows
     self.start = start
     self.count = count
+    leading = max(visibility.leadingKeys - start, 0)
+    firstMasked = max(start - visibility.leadingKeys, 0)
   }
 
   mutating func word(_ row: Int) -> UInt64 {
@@ -89,19 +102,25 @@ private struct WordReader<Element: ComputeElement> {
     if let mask = visibility.mask {
       if rows.maskOffsets[row] != maskOffset {
         maskOffset = rows.maskOffsets[row]
-        maskWord = visibility.masking.maskWord(
-          mask.base + (maskOffset + start * mask.column), mask.column, count)
+        maskWord = behindLeading(
+          visibility.masking.maskWord(
+            mask.base + (maskOffset + firstMasked * mask.column), mask.column, count - leading))
       }
       word &= maskWord
     }
     if let bias = visibility.bias {
       if rows.biasOffsets[row] != biasOffset {
         biasOffset = rows.biasOffsets[row]
-        biasWord = visibility.masking.biasWord(
-          bias.base + (biasOffset + start * bias.column), bias.column, count)
+        biasWord = behindLeading(
+          visibility.masking.biasWord(
+            bias.base + (biasOffset + firstMasked * bias.column), bias.column, count - leading))
       }
       word &= biasWord
     }
     return word
+  }
+
+  private func behindLeading(_ word: UInt64) -> UInt64 {
+    word << UInt64(leading) | Visibility<Element>.ones(leading)
   }
 }

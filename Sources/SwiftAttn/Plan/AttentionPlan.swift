@@ -10,7 +10,9 @@ struct AttentionPlan<Element: ComputeElement>: Sendable {
   let bias: Operand<Element>?
   let keyLengths: Lengths
   let queryLengths: Lengths
-  /// Query i may see keys j <= i + causalOffset; nil: all.
+  /// Keys before those that masks, bias and lengths are about (`AttentionArguments`).
+  let leadingKeys: Int
+  /// Query i may see keys j <= i + causalOffset, not counting leading ones; nil: all.
   let causalOffset: Int?
   let scale: Element
   /// scale * log2(e) = queryFactor * scoreFactor. The queries are multiplied once by the first, which must not make a large
@@ -28,14 +30,16 @@ struct AttentionPlan<Element: ComputeElement>: Sendable {
     value = Operand(arguments.value, alignedTo: full, as: Element.self)
     mask = arguments.mask.map { Operand($0, alignedTo: full, as: UInt8.self) }
     bias = arguments.bias.map { Operand($0, alignedTo: full, as: Element.self) }
-    keyLengths = Lengths(arguments.keyLengths, full: geometry.seqLenK)
+    leadingKeys = arguments.leadingKeys
+    let maskedKeys = geometry.scoreShape.last(1)
+    keyLengths = Lengths(arguments.keyLengths, full: maskedKeys)
     queryLengths = Lengths(arguments.queryLengths, full: geometry.seqLenQ)
-    try Self.check(keyLengths, geometry, "key_lengths", "Sk", full: geometry.seqLenK)
+    try Self.check(keyLengths, geometry, "key_lengths", "Sk", full: maskedKeys)
     try Self.check(queryLengths, geometry, "query_lengths", "Sq", full: geometry.seqLenQ)
     switch arguments.causal {
     case .none: causalOffset = nil
     case .topLeft: causalOffset = 0
-    case .bottomRight: causalOffset = geometry.seqLenK - geometry.seqLenQ
+    case .bottomRight: causalOffset = maskedKeys - geometry.seqLenQ
     }
     let scale = arguments.scale ?? 1 / Double(max(geometry.headDim, 1)).squareRoot()
     guard scale.isFinite, Element(scale).isFinite, Element(scale) != 0 else {
@@ -71,7 +75,7 @@ struct Geometry: Sendable {
   let seqLenK: Int
   let headDim: Int
   let valueDim: Int
-  /// (B..., Hq, Sq, Sk), of rank 3 or more.
+  /// (B..., Hq, Sq, Sk), of rank 3 or more; Sk without leading keys.
   let scoreShape: Shape
   /// (B..., Hq, Sq, Dv) and (B..., Hq, Sq), of query's rank.
   let outShape: Shape
@@ -97,7 +101,8 @@ struct Geometry: Sendable {
     valueDim = value.shape.last(1)
     headsQ = rank > 2 ? query.shape.last(3) : 1
     headsKV = rank > 2 ? key.shape.last(3) : 1
-    (scoreShape, outShape, lseShape, batchShape) = Self.derivedShapes(query.shape, seqLenK, valueDim)
+    (scoreShape, outShape, lseShape, batchShape) = Self.derivedShapes(
+      query.shape, seqLenK - arguments.leadingKeys, valueDim)
     let (batches, tooMany) = Self.product(batchShape)
     guard !tooMany else { throw AttentionError(.invalidShape, "query has too many batches: shape \(query.shape)") }
     self.batches = batches

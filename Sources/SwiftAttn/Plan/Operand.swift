@@ -44,6 +44,22 @@ struct Operand<Element>: @unchecked Sendable {
     return offset
   }
 
+  /// How far the second batch element is from the first.
+  var batchStep: Int {
+    for axis in stride(from: batchRank - 1, through: 0, by: -1) where batchShape[axis] != 1 {
+      return batchStrides[axis]
+    }
+    return 0
+  }
+
+  func hasStrides(of other: Self) -> Bool {
+    var same = row == other.row && column == other.column && batchRank == other.batchRank
+    for axis in 0..<batchRank where batchShape[axis] != 1 {
+      same = same && batchShape[axis] == other.batchShape[axis] && batchStrides[axis] == other.batchStrides[axis]
+    }
+    return same
+  }
+
   /// Offset of one key/value head.
   func offset(_ block: RowBlock) -> Int { offset(batch: block.batch) + block.headKV * head }
 

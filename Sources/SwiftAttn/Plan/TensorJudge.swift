@@ -80,17 +80,18 @@ enum TensorJudge {
   }
 }
 
-/// The outputs of one call and what they must keep clear of. Judged before anything is written.
-struct OutputJudge: ~Copyable {
-  private static let capacity = 16
-  private var known = InlineArray<16, Known>(repeating: Known())
+private struct KnownTensor {
+  var view = TensorView(data: nil, type: .bool, shape: Shape(rank: 0), strides: Shape(rank: 0))
+  var extent = MemoryExtent.nowhere
+  var name: StaticString = ""
+}
+
+/// The outputs of one call and what they must keep clear of, at most `capacity` tensors. Judged before anything is written.
+struct OutputJudge<let capacity: Int>: ~Copyable {
+  private var known = InlineArray<capacity, KnownTensor>(repeating: KnownTensor())
   private var count = 0
 
-  private struct Known {
-    var view = TensorView(data: nil, type: .bool, shape: Shape(rank: 0), strides: Shape(rank: 0))
-    var extent = MemoryExtent.nowhere
-    var name: StaticString = ""
-  }
+  init() {}
 
   init(inputs arguments: borrowing AttentionArguments) {
     record(arguments.query, "query")
@@ -103,8 +104,8 @@ struct OutputJudge: ~Copyable {
   }
 
   mutating func record(_ view: TensorView?, _ name: StaticString) {
-    guard let view, count < Self.capacity, let extent = MemoryExtent(view) else { return }
-    known[count] = Known(view: view, extent: extent, name: name)
+    guard let view, count < capacity, let extent = MemoryExtent(view) else { return }
+    known[count] = KnownTensor(view: view, extent: extent, name: name)
     count += 1
   }
 

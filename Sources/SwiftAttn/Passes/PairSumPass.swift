@@ -1,23 +1,32 @@
 import AttentionBlocks
 
-/// dBias = dS, summed over the dimensions along which bias is broadcast.
+/// A quantity of pairs of a query and a key, summed over the dimensions along which its target is broadcast: dBias = dS, or
+/// the probabilities.
 ///
-/// A pass of its own, which recomputes dS: each element of the gradient then belongs to one work item, that adds its terms
+/// A pass of its own, which recomputes them: each element of the target then belongs to one work item, that adds its terms
 /// in a fixed order (batches, heads, queries ascending), whatever the broadcasting and the number of threads; and no
 /// array of all scores is needed.
-/// The gradient is zero on entry.
-struct BiasGradientPass<Element: ComputeElement>: ParallelPass {
+/// The target is zero on entry.
+struct PairSumPass<Element: ComputeElement>: ParallelPass {
+  enum Quantity {
+    /// dS; the target's keys are those that may have a bias.
+    case scoreGradient
+    /// P, each multiplied by a factor; the target has all keys, the leading ones last.
+    case probability(factor: Element)
+  }
+
+  let quantity: Quantity
   let scoreGradient: ScoreGradient<Element>
-  let biasGradient: Operand<Element>
+  let target: Operand<Element>
   let partition: Partition
 
   private var plan: AttentionPlan<Element> { scoreGradient.plan }
 
-  /// One for each batch element, query head and, unless all queries share their bias, block of queries. Those that are not
-  /// the first to share a part of the gradient find nothing to do.
+  /// One for each batch element, query head and, unless all queries share their part of the target, block of queries. Those
+  /// that are not the first to share a part of it find nothing to do.
   var count: Int { plan.geometry.batches * plan.geometry.headsQ * blocksPerTarget }
   private var blocksPerHead: Int { (plan.geometry.seqLenQ + partition.rowsPerBlock - 1) / partition.rowsPerBlock }
-  private var sharesRows: Bool { biasGradient.row == 0 }
+  private var sharesRows: Bool { target.row == 0 }
   private var blocksPerTarget: Int { sharesRows ? min(blocksPerHead, 1) : blocksPerHead }
 
   func run(_ check: InterruptCheck?, threads: Int) throws(AttentionError) {
@@ -31,7 +40,7 @@ struct BiasGradientPass<Element: ComputeElement>: ParallelPass {
     while let item = control.claim() {
       let head = item / blocksPerTarget % plan.geometry.headsQ
       let batch = item / blocksPerTarget / plan.geometry.headsQ
-      if biasGradient.isFirst(batch: batch), biasGradient.head != 0 || head == 0 {
+      if target.isFirst(batch: batch), target.head != 0 || head == 0 {
         let blocks = sharesRows ? 0..<blocksPerHead : item % blocksPerTarget..<item % blocksPerTarget + 1
         addSharing(batch: batch, head: head, blocks, &state, control, participant: participant)
       }
@@ -40,14 +49,14 @@ struct BiasGradientPass<Element: ComputeElement>: ParallelPass {
     }
   }
 
-  /// All blocks of rows that add to the same part of the gradient as these.
+  /// All blocks of rows that add to the same part of the target as these.
   private func addSharing(
     batch: Int, head: Int, _ blocks: Range<Int>, _ state: inout BackwardWorkspace<Element>,
     _ control: borrowing CallControl, participant: Int
   ) {
-    let target = biasGradient.offset(batch: batch)
-    let heads = biasGradient.head == 0 ? 0..<plan.geometry.headsQ : head..<head + 1
-    for other in batch..<plan.geometry.batches where biasGradient.offset(batch: other) == target {
+    let part = target.offset(batch: batch)
+    let heads = target.head == 0 ? 0..<plan.geometry.headsQ : head..<head + 1
+    for other in batch..<plan.geometry.batches where target.offset(batch: other) == part {
       for head in heads {
         for block in blocks {
           let first = block * partition.rowsPerBlock
@@ -65,7 +74,7 @@ struct BiasGradientPass<Element: ComputeElement>: ParallelPass {
     _ block: RowBlock, _ state: inout BackwardWorkspace<Element>, _ control: borrowing CallControl, participant: Int
   ) {
     scoreGradient.load(block, &state)
-    state.rows.offsets(of: biasGradient, into: state.offsets)
+    state.rows.offsets(of: target, into: state.offsets)
     let head = HeadOperands(plan, block)
     let panels = (Panel(0, of: state.rows), Panel(1, of: state.rows))
     for start in stride(from: 0, to: plan.geometry.seqLenK, by: BlockSize.keys) {
@@ -83,9 +92,30 @@ struct BiasGradientPass<Element: ComputeElement>: ParallelPass {
     guard !keys.isEmpty else { return }
     let block = KeyBlock(start: start, keys: keys)
     scoreGradient.compute(state, panel, block, head)
+    let masked = max(block.firstKey, plan.leadingKeys)..<max(block.endKey, plan.leadingKeys)
+    switch quantity {
+    case .scoreGradient:
+      add(state.gradients, masked, toColumn: masked.lowerBound - plan.leadingKeys, state, panel, block)
+    case .probability(let factor):
+      let probabilities = state.rows.panelScores(state.scores, panel, keys)
+      if factor != 1 { scoreGradient.kernels.scores.scale(probabilities, factor) }
+      add(state.scores, masked, toColumn: masked.lowerBound - plan.leadingKeys, state, panel, block)
+      let leading = block.firstKey..<max(min(block.endKey, plan.leadingKeys), block.firstKey)
+      let last = plan.geometry.seqLenK - plan.leadingKeys
+      add(state.scores, leading, toColumn: last + leading.lowerBound, state, panel, block)
+    }
+  }
+
+  /// Adds what a block holds of some of its keys to as many columns of the target.
+  private func add(
+    _ values: LaneMatrix<Element>, _ keys: Range<Int>, toColumn column: Int, _ state: BackwardWorkspace<Element>,
+    _ panel: Panel, _ block: KeyBlock
+  ) {
+    guard !keys.isEmpty else { return }
     let rows = ScatteredRows(
-      base: biasGradient.base + block.firstKey * biasGradient.column, offsets: state.offsets + panel.lane,
-      stride: biasGradient.column, rows: panel.rows, columns: block.count)
-    scoreGradient.kernels.scores.addBiasGradient(rows, state.rows.panelScores(state.gradients, panel, keys))
+      base: target.base + column * target.column, offsets: state.offsets + panel.lane, stride: target.column,
+      rows: panel.rows, columns: keys.count)
+    let part = PanelKeys(first: keys.lowerBound - block.start, end: keys.upperBound - block.start, hidesPairs: false)
+    scoreGradient.kernels.scores.addBiasGradient(rows, state.rows.panelScores(values, panel, part))
   }
 }
