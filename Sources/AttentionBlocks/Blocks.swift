@@ -135,3 +135,26 @@ public struct SoftmaxGradient<Element: AttentionElement> {
     self.logSumExp = logSumExp
   }
 }
+
+/// Rows at one position, the heads of a token, whose first 2 * pairs numbers turn in pairs: pair t by the angle whose cosine
+/// and sine are given. It is (2t, 2t + 1) when interleaved, else (t, t + pairs). Rows are `stride` apart, their numbers 1.
+public struct RotaryRows<Element: AttentionElement> {
+  public var base: UnsafeMutablePointer<Element>
+  public var rows: Int
+  public var stride: Int
+  public var pairs: Int
+  public var interleaved: Bool
+  public var cosines: UnsafePointer<Element>
+  public var sines: UnsafePointer<Element>
+
+  public init(
+    base: UnsafeMutablePointer<Element>, rows: Int, stride: Int, interleaved: Bool,
+    angles: (count: Int, cosines: UnsafePointer<Element>, sines: UnsafePointer<Element>)
+  ) {
+    self.base = base
+    self.rows = rows
+    self.stride = stride
+    self.interleaved = interleaved
+    (pairs, cosines, sines) = angles
+  }
+}

@@ -3,7 +3,7 @@
 public enum KernelId {
   public enum Operation: CaseIterable, Sendable {
     case multiply, multiplyVisibleKeys, multiplyVisibleQueries
-    case gather, scatter, pack
+    case gather, scatter, pack, rotate
     case scale, addBias, addBiasGradient, softmax, softmaxGradient, dotColumns
     case maskWord, biasWord, hasNonFinite
 
@@ -15,6 +15,7 @@ public enum KernelId {
       case .gather: "gather"
       case .scatter: "scatter"
       case .pack: "pack"
+      case .rotate: "rotate"
       case .scale: "scale"
       case .addBias: "add_bias"
       case .addBiasGradient: "add_bias_gradient"

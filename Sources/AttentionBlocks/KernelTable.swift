@@ -52,15 +52,19 @@ public struct LayoutKernels<Element: AttentionElement>: Sendable {
   public let scatter: @Sendable (Matrix, Rows, UnsafePointer<Element>) -> Void
   /// matrix[row][column] = rows[row][column] * factor; zero up to the next whole vector of columns.
   public let pack: @Sendable (Rows, Matrix, Element) -> Void
+  /// Turns pairs of each row's numbers by their angles.
+  public let rotate: @Sendable (RotaryRows<Element>) -> Void
 
   public init(
     gather: @escaping @Sendable (Rows, Matrix, Element) -> Void,
     scatter: @escaping @Sendable (Matrix, Rows, UnsafePointer<Element>) -> Void,
-    pack: @escaping @Sendable (Rows, Matrix, Element) -> Void
+    pack: @escaping @Sendable (Rows, Matrix, Element) -> Void,
+    rotate: @escaping @Sendable (RotaryRows<Element>) -> Void
   ) {
     self.gather = gather
     self.scatter = scatter
     self.pack = pack
+    self.rotate = rotate
   }
 }
 

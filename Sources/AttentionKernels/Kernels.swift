@@ -20,7 +20,8 @@ private func table<V: LaneVector>(_: V.Type) -> KernelTable<V.Scalar> {
     layout: LayoutKernels(
       gather: { gather($0, $1, V(repeating: $2)) },
       scatter: { scatter($0, $1, $2, V.self) },
-      pack: { pack($0, $1, $2, V.self) }),
+      pack: { pack($0, $1, $2, V.self) },
+      rotate: { rotate($0, V.Scalar.self) }),
     scores: ScoreKernels(
       scale: { scaleScores($0, V(repeating: $1)) },
       addBias: { addBias($0, $1, V.self) },

@@ -32,13 +32,7 @@ public func swiftattn_attention_backward(
 
 extension AttentionArguments {
   init(_ attention: UnsafePointer<swiftattn_attention>?) throws(AttentionError) {
-    guard let attention else { throw AttentionError(.invalidArgument, "attention is NULL") }
-    guard attention.pointee.struct_size == MemoryLayout<swiftattn_attention>.size else {
-      throw AttentionError(
-        .invalidArgument,
-        "attention has the unknown struct_size \(Int(clamping: attention.pointee.struct_size))")
-    }
-    let fields = attention.pointee
+    let fields = try known(attention, "attention")
     guard let causal = Causal(rawValue: fields.causal) else {
       throw AttentionError(.invalidArgument, "causal has the unknown value \(Int(fields.causal))")
     }
@@ -55,26 +49,37 @@ extension AttentionArguments {
     self.queryLengths = queryLengths
     self.causal = causal
     scale = fields.scale?.pointee
-    if let interrupted = fields.interrupted {
-      interruptCheck = InterruptCheck(context: fields.interrupted_context) { interrupted($0) != 0 }
-    }
+    interruptCheck = InterruptCheck(fields.interrupted, fields.interrupted_context)
+  }
+}
+
+extension InterruptCheck {
+  /// Nil without a callback.
+  init?(_ interrupted: (@convention(c) (UnsafeMutableRawPointer?) -> Int32)?, _ context: UnsafeMutableRawPointer?) {
+    guard let interrupted else { return nil }
+    self.init(context: context) { interrupted($0) != 0 }
   }
 }
 
 extension AttentionGradients {
   init(_ gradients: UnsafePointer<swiftattn_attention_gradients>?) throws(AttentionError) {
-    guard let gradients else { throw AttentionError(.invalidArgument, "gradients is NULL") }
-    guard gradients.pointee.struct_size == MemoryLayout<swiftattn_attention_gradients>.size else {
-      throw AttentionError(
-        .invalidArgument,
-        "gradients has the unknown struct_size \(Int(clamping: gradients.pointee.struct_size))")
-    }
+    let fields = try known(gradients, "gradients")
     self.init(
-      query: try TensorView(optional: gradients.pointee.query, "query gradient"),
-      key: try TensorView(optional: gradients.pointee.key, "key gradient"),
-      value: try TensorView(optional: gradients.pointee.value, "value gradient"),
-      bias: try TensorView(optional: gradients.pointee.bias, "bias gradient"))
+      query: try TensorView(optional: fields.query, "query gradient"),
+      key: try TensorView(optional: fields.key, "key gradient"),
+      value: try TensorView(optional: fields.value, "value gradient"),
+      bias: try TensorView(optional: fields.bias, "bias gradient"))
   }
+}
+
+/// The fields of a struct that begins with its size, which must be this version's.
+func known<Fields>(_ pointer: UnsafePointer<Fields>?, _ name: StaticString) throws(AttentionError) -> Fields {
+  guard let pointer else { throw AttentionError(.invalidArgument, "\(name) is NULL") }
+  let size = UnsafeRawPointer(pointer).load(as: UInt.self)
+  guard size == UInt(MemoryLayout<Fields>.size) else {
+    throw AttentionError(.invalidArgument, "\(name) has the unknown struct_size \(Int(clamping: size))")
+  }
+  return pointer.pointee
 }
 
 extension TensorView {

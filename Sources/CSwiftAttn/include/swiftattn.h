@@ -129,6 +129,102 @@ swiftattn_status swiftattn_attention_backward(const swiftattn_attention *attenti
                                               const swiftattn_tensor *lse, const swiftattn_tensor *dout,
                                               const swiftattn_attention_gradients *gradients);
 
+/* Rotary positions (Su et al. 2021): pair t of a head's numbers turns by position / scaling * base^(-2t / dim). */
+typedef struct swiftattn_rope {
+  size_t struct_size; /* sizeof(swiftattn_rope) */
+  int64_t dim;        /* how many of a head's numbers turn, the first ones; even; 0 means all */
+  double base;        /* above 0, usually 10000 */
+  double scaling;     /* above 0, usually 1 */
+  int32_t interleaved; /* 0: pair t is (t, t + dim / 2), as in Llama; else (2t, 2t + 1), as in GPT-J and GLM */
+  int64_t offset;      /* the position of the first query, at most 2^53 in magnitude */
+  int64_t key_offset;  /* the position of the first key, likewise; often the same */
+} swiftattn_rope;
+
+/* The parameters of a multi-head attention layer, or their gradients. Weights are (outputs, inputs), as in PyTorch:
+ * y = x W^T + b. They may be views of one array, such as the three thirds of PyTorch's in_proj_weight, which makes
+ * self-attention one product. All of the layer's dtype. Letters as above, and E the width of query, kdim and vdim of
+ * key and value. */
+typedef struct swiftattn_mha_parameters {
+  size_t struct_size;                   /* sizeof(swiftattn_mha_parameters) */
+  const swiftattn_tensor *query_weight; /* (Hq * D, E) */
+  const swiftattn_tensor *key_weight;   /* (Hkv * D, kdim) */
+  const swiftattn_tensor *value_weight; /* (Hkv * Dv, vdim) */
+  const swiftattn_tensor *out_weight;   /* (E, Hq * Dv); its rows may be any number, which is the output's width */
+  /* Optional, each of as many elements as its weight has rows. */
+  const swiftattn_tensor *query_bias;
+  const swiftattn_tensor *key_bias;
+  const swiftattn_tensor *value_bias;
+  const swiftattn_tensor *out_bias;
+  /* Optional, both or neither: one more key (Hkv * D) and value (Hkv * Dv), which every query sees. */
+  const swiftattn_tensor *key_token;
+  const swiftattn_tensor *value_token;
+} swiftattn_mha_parameters;
+
+/* A multi-head attention layer and what goes into it (Vaswani et al. 2017, section 3.2.2):
+ *
+ *     q = heads(query Wq^T + bq)   k = heads(key Wk^T + bk)   v = heads(value Wv^T + bv)   then rope turns q and k
+ *     out = concat(attention(q, k, v)) Wo^T + bo                scale 1/sqrt(D); masks as in swiftattn_attention
+ *
+ * Zero-initialise, set struct_size, fill in what is wanted. A row that may attend to nothing gives out_bias. A token of
+ * key and value that no query may see reaches no output and no gradient, whatever it holds. */
+typedef struct swiftattn_mha {
+  size_t struct_size;                         /* sizeof(swiftattn_mha) */
+  const swiftattn_mha_parameters *parameters; /* required */
+  int32_t num_heads;                          /* Hq */
+  int32_t num_kv_heads;                       /* Hkv, which divides Hq; 0 means Hq */
+  /* Nonzero: one more key and value, of zeros, that every query sees, after the token. */
+  int32_t add_zero_attn;
+  const swiftattn_rope *rope; /* optional; the token and the zero key do not turn */
+  /* query (B, Sq, E) is required. key (B, Sk, kdim): NULL means query. value (B, Sk, vdim): NULL means key. All FLOAT32
+   * or all FLOAT64, of one rank from 2 to 7, with equal leading dimensions. */
+  const swiftattn_tensor *query;
+  const swiftattn_tensor *key;
+  const swiftattn_tensor *value;
+  /* Optional, as in swiftattn_attention; about the Sk keys given, not the token and the zero key. */
+  const swiftattn_tensor *mask;
+  const swiftattn_tensor *bias;
+  const swiftattn_tensor *key_lengths;
+  int32_t causal; /* a swiftattn_causal */
+  /* Optional, as in swiftattn_attention. */
+  int32_t (*interrupted)(void *context);
+  void *interrupted_context;
+} swiftattn_mha;
+
+/* Where a layer's backward writes. NULL leaves a gradient out, and its work with it. */
+typedef struct swiftattn_mha_gradients {
+  size_t struct_size; /* sizeof(swiftattn_mha_gradients) */
+  /* Overwritten; each of its input's shape and dtype. An input that was not given (NULL) has none: its gradient is
+   * summed into that of the input which stood for it, so self-attention has that of query alone. */
+  const swiftattn_tensor *query;
+  const swiftattn_tensor *key;
+  const swiftattn_tensor *value;
+  const swiftattn_tensor *bias; /* of the additive bias, summed over its broadcast dimensions */
+  /* Optional. Each is ADDED to what is there, so that steps accumulate; of its parameter's shape and dtype. */
+  const swiftattn_mha_parameters *parameters;
+} swiftattn_mha_gradients;
+
+/* Alignment of the memory that forward saves in. */
+#define SWIFTATTN_MHA_ALIGNMENT 64
+
+/* How many bytes forward saves for backward: the heads of q, k and v, attention's output and lse; never Sq * Sk. It
+ * depends on shapes and dtype, and on whether key and value are the same memory as query. */
+swiftattn_status swiftattn_mha_saved_bytes(const swiftattn_mha *mha, size_t *bytes);
+
+/* Computes out (B, Sq, E), and, unless it is NULL, weights: the softmax that it used, (B, Hq, Sq, Sk'), or with one
+ * dimension less its average over the heads, (B, Sq, Sk'). Sk' is Sk and then the token and the zero key, where the
+ * layer has them; asking for weights changes no bit of out. With `saved` NULL nothing is kept for backward; otherwise it
+ * is at least swiftattn_mha_saved_bytes of the caller's memory, aligned to SWIFTATTN_MHA_ALIGNMENT. Outputs may be
+ * strided, but may overlap neither each other nor any input. Results do not depend on the number of threads, on other
+ * batch elements or on strides, to the bit. */
+swiftattn_status swiftattn_mha_forward(const swiftattn_mha *mha, const swiftattn_tensor *out,
+                                       const swiftattn_tensor *weights, void *saved, size_t saved_bytes);
+
+/* Computes the gradients of sum(dout * out). `saved` is what forward left for the same `mha`, whose inputs and
+ * parameters have not changed; `dout` (B, Sq, E). The gradients may be strided, but may not overlap each other or any
+ * input. Needs as much memory again as was saved. */
+swiftattn_status swiftattn_mha_backward(const swiftattn_mha *mha, const void *saved, size_t saved_bytes,
+                                        const swiftattn_tensor *dout, const swiftattn_mha_gradients *gradients);
+
 /* How many threads a call may use, the calling one included. The default is the environment variable
  * SWIFTATTN_NUM_THREADS, else what CPU affinity and cgroup quota leave. Set 0 to return to the default;
  * 1 <= count <= 1024 otherwise. Small calls use fewer, and so do calls while another call keeps the threads busy. */

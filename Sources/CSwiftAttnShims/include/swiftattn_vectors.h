@@ -204,6 +204,9 @@ SA_INLINE uint64_t sa_default_float_environment(void) {
 
 /* libm, which Embedded Swift cannot import. */
 SA_INLINE double sa_log2(double x) { return log2(x); }
+SA_INLINE double sa_pow(double x, double y) { return pow(x, y); }
+SA_INLINE double sa_sin(double x) { return sin(x); }
+SA_INLINE double sa_cos(double x) { return cos(x); }
 
 /* Cache-line aligned memory, NULL when there is none: Swift's own allocation aborts the process then. */
 SA_INLINE void *sa_allocate(size_t bytes) {

@@ -1,0 +1,120 @@
+/// Rotary positions (Su et al. 2021): pair t of a head's numbers turns by position / scaling * base^(-2t / dim).
+public struct Rope: Sendable, Equatable {
+  /// How many of a head's numbers turn, the first ones and an even number; nil: all.
+  public var dim: Int?
+  public var base: Double
+  public var scaling: Double
+  /// Pair t is (2t, 2t + 1), as in GPT-J and GLM; otherwise (t, t + dim / 2), as in Llama.
+  public var interleaved: Bool
+  /// The position of the first query, and of the first key: nil is the same.
+  public var offset: Int
+  public var keyOffset: Int?
+
+  public init(
+    dim: Int? = nil, base: Double = 10_000, scaling: Double = 1, interleaved: Bool = false, offset: Int = 0,
+    keyOffset: Int? = nil
+  ) {
+    self.dim = dim
+    self.base = base
+    self.scaling = scaling
+    self.interleaved = interleaved
+    self.offset = offset
+    self.keyOffset = keyOffset
+  }
+}
+
+/// The parameters of a multi-head attention layer. Weights are (outputs, inputs): y = x W^T + b.
+public enum LayerParameter: Int, CaseIterable, Sendable {
+  /// (Hq * D, E), (Hkv * D, kdim), (Hkv * Dv, vdim) and (E, Hq * Dv).
+  case queryWeight, keyWeight, valueWeight, outWeight
+  /// Each as long as its weight has rows; optional.
+  case queryBias, keyBias, valueBias, outBias
+  /// One more key (Hkv * D) and value (Hkv * Dv) that every query sees; both or neither.
+  case keyToken, valueToken
+
+  public var name: StaticString {
+    switch self {
+    case .queryWeight: "query_weight"
+    case .keyWeight: "key_weight"
+    case .valueWeight: "value_weight"
+    case .outWeight: "out_weight"
+    case .queryBias: "query_bias"
+    case .keyBias: "key_bias"
+    case .valueBias: "value_bias"
+    case .outBias: "out_bias"
+    case .keyToken: "key_token"
+    case .valueToken: "value_token"
+    }
+  }
+
+  public var gradientName: StaticString {
+    switch self {
+    case .queryWeight: "query_weight gradient"
+    case .keyWeight: "key_weight gradient"
+    case .valueWeight: "value_weight gradient"
+    case .outWeight: "out_weight gradient"
+    case .queryBias: "query_bias gradient"
+    case .keyBias: "key_bias gradient"
+    case .valueBias: "value_bias gradient"
+    case .outBias: "out_bias gradient"
+    case .keyToken: "key_token gradient"
+    case .valueToken: "value_token gradient"
+    }
+  }
+}
+
+/// A view, or none, for each parameter: the parameters themselves, or their gradients.
+public struct LayerParameterViews: Sendable {
+  private var views = InlineArray<10, TensorView?>(repeating: nil)
+
+  public init() {}
+
+  public subscript(parameter: LayerParameter) -> TensorView? {
+    get { views[parameter.rawValue] }
+    set { views[parameter.rawValue] = newValue }
+  }
+}
+
+/// The operands and options of a multi-head attention layer, as views. Nothing has been judged yet: `LayerPlan` does.
+///
+/// Shapes: query (B..., Sq, E), key (B..., Sk, kdim), value (B..., Sk, vdim), of one rank from 2 to 7; mask and bias
+/// broadcast to (B..., Hq, Sq, Sk); key lengths (B...). Not copyable, because it is large.
+public struct LayerArguments: ~Copyable {
+  public var headsQ: Int
+  public var headsKV: Int
+  public var parameters: LayerParameterViews
+  /// Whether one more key and value, of zeros, is seen by every query.
+  public var addsZeroToken = false
+  public var rope: Rope?
+  public var query: TensorView
+  /// Nil: the query.
+  public var key: TensorView?
+  /// Nil: the key.
+  public var value: TensorView?
+  /// As in `AttentionArguments`; about the keys given, not about those that the layer adds.
+  public var mask: TensorView?
+  public var bias: TensorView?
+  public var keyLengths: TensorView?
+  public var causal = Causal.none
+  public var interruptCheck: InterruptCheck?
+
+  public init(headsQ: Int, headsKV: Int, parameters: LayerParameterViews, query: TensorView) {
+    self.headsQ = headsQ
+    self.headsKV = headsKV
+    self.parameters = parameters
+    self.query = query
+  }
+}
+
+/// Where a layer's backward writes; nil leaves a gradient out, and its work with it. An input that was not given has no
+/// gradient of its own: it counts in the one that stood for it.
+public struct LayerGradients {
+  public var query: TensorView?
+  public var key: TensorView?
+  public var value: TensorView?
+  public var bias: TensorView?
+  /// These are added to what is there.
+  public var parameters = LayerParameterViews()
+
+  public init() {}
+}

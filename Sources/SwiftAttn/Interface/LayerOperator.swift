@@ -1,0 +1,170 @@
+import AttentionBlocks
+import CSwiftAttnShims
+
+/// The layer on views: judge, plan, then one step after the other. Everything above it (C ABI, arrays) only translates.
+public enum LayerOperator {
+  /// The alignment of the memory that forward saves in.
+  public static let savedAlignment = 64
+
+  /// How many bytes forward saves for backward: O(B * (Sq + Sk)), never Sq * Sk.
+  public static func savedBytes(_ arguments: borrowing LayerArguments) throws(AttentionError) -> Int {
+    let shape = try LayerShape(arguments)
+    return shape.type == .float64 ? try bytes(shape, Double.self) : try bytes(shape, Float.self)
+  }
+
+  private static func bytes<Element: ComputeElement>(
+    _ shape: LayerShape, _: Element.Type
+  ) throws(AttentionError) -> Int {
+    guard let bytes = LayerBufferSizes<Element>(shape).bytes else {
+      throw AttentionError(.outOfMemory, "the layer's memory is more than can be addressed")
+    }
+    return bytes
+  }
+
+  /// Computes out (B..., Sq, E), and unless nil the softmax, (B..., Hq, Sq, Sk') or with a rank less its average over the
+  /// heads, where Sk' counts the layer's own keys too, which come last. What backward needs goes into `saved`, at least
+  /// `savedBytes` bytes, unless that is nil. Nothing is written before all is judged.
+  public static func forward(
+    _ arguments: borrowing LayerArguments, out: TensorView, weights: TensorView?, saved: UnsafeMutableRawBufferPointer?
+  ) throws(AttentionError) {
+    switch arguments.query.type {
+    case .float64: try forward(arguments, out, weights, saved, Double.self)
+    default: try forward(arguments, out, weights, saved, Float.self)
+    }
+  }
+
+  private static func forward<Element: ComputeElement>(
+    _ arguments: borrowing LayerArguments, _ out: TensorView, _ weights: TensorView?,
+    _ saved: UnsafeMutableRawBufferPointer?, _: Element.Type
+  ) throws(AttentionError) {
+    let shape = try LayerShape(arguments)
+    let bytes = try bytes(shape, Element.self)
+    var outputs = OutputJudge<24>()
+    outputs.record(arguments)
+    try outputs.admit(out, "out", shape: shape.outShape, type: Element.type)
+    if let weights {
+      let isAverage = weights.rank == shape.batch.rank + 2
+      try outputs.admit(weights, "weights", shape: shape.weightsShape(isAverage: isAverage), type: Element.type)
+    }
+    guard let saved else {
+      let scratch = try ScratchMemory(bytes: bytes)
+      return try run(try LayerPlan<Element>(arguments, shape, scratch.base), out, weights, isSaved: false, arguments)
+    }
+    let memory = try TensorView(saved: UnsafeRawBufferPointer(saved), bytes: bytes)
+    try outputs.admit(memory, "saved", shape: memory.shape, type: .bool)
+    guard let base = memory.data else { return }
+    try run(try LayerPlan<Element>(arguments, shape, base), out, weights, isSaved: true, arguments)
+  }
+
+  private static func run<Element: ComputeElement>(
+    _ plan: LayerPlan<Element>, _ out: TensorView, _ weights: TensorView?, isSaved: Bool,
+    _ arguments: borrowing LayerArguments
+  ) throws(AttentionError) {
+    let check = arguments.interruptCheck
+    try plan.project(check)
+    plan.fillLeadingRows()
+    let heads = plan.buffers.heads(plan.shape)
+    try plan.turn(query: heads.query, key: heads.key, back: false, check)
+    try plan.attend(needsLse: isSaved || weights != nil, check)
+    if let weights {
+      let isAverage = weights.rank == plan.shape.batch.rank + 2
+      try AttentionOperator.computeWeights(
+        plan.attention, lse: plan.buffers.lse, into: isAverage ? weights.withOneHead : weights, check)
+    }
+    try plan.projectOut(to: out, check)
+  }
+
+  /// Computes the gradients of sum(outGradient * out) that are not nil, given what forward saved for the same arguments;
+  /// those of parameters are added to what is there. Nothing is written before all is judged.
+  public static func backward(
+    _ arguments: borrowing LayerArguments, saved: UnsafeRawBufferPointer, outGradient: TensorView,
+    into gradients: LayerGradients
+  ) throws(AttentionError) {
+    switch arguments.query.type {
+    case .float64: try backward(arguments, saved, outGradient, gradients, Double.self)
+    default: try backward(arguments, saved, outGradient, gradients, Float.self)
+    }
+  }
+
+  private static func backward<Element: ComputeElement>(
+    _ arguments: borrowing LayerArguments, _ saved: UnsafeRawBufferPointer, _ outGradient: TensorView,
+    _ gradients: LayerGradients, _: Element.Type
+  ) throws(AttentionError) {
+    let shape = try LayerShape(arguments)
+    let bytes = try bytes(shape, Element.self)
+    let memory = try TensorView(saved: saved, bytes: bytes)
+    try TensorJudge.exact(outGradient, "dout", shape: shape.outShape, type: Element.type)
+    var outputs = OutputJudge<40>()
+    outputs.record(arguments)
+    outputs.record(outGradient, "dout")
+    outputs.record(memory, "saved")
+    try judge(gradients, arguments, &outputs)
+    guard let base = memory.data else { return }
+    let plan = try LayerPlan<Element>(arguments, shape, base)
+    let scratch = try ScratchMemory(bytes: bytes)
+    try LayerBackward(
+      plan: plan, gradients: LayerBuffers(scratch.base, shape), wanted: gradients, outGradient: outGradient,
+      check: arguments.interruptCheck
+    ).run()
+  }
+
+  private static func judge<let capacity: Int>(
+    _ gradients: LayerGradients, _ arguments: borrowing LayerArguments, _ outputs: inout OutputJudge<capacity>
+  ) throws(AttentionError) {
+    let type = arguments.query.type
+    try outputs.admit(gradients.query, "query gradient", shape: arguments.query.shape, type: type)
+    try outputs.admit(gradients.key, "key gradient", of: arguments.key, "key", type: type)
+    try outputs.admit(gradients.value, "value gradient", of: arguments.value, "value", type: type)
+    try outputs.admit(gradients.bias, "bias gradient", of: arguments.bias, "bias", type: type)
+    for parameter in LayerParameter.allCases {
+      try outputs.admit(
+        gradients.parameters[parameter], parameter.gradientName, of: arguments.parameters[parameter], parameter.name,
+        type: type)
+    }
+  }
+}
+
+extension OutputJudge {
+  fileprivate mutating func record(_ arguments: borrowing LayerArguments) {
+    record(arguments.query, "query")
+    record(arguments.key, "key")
+    record(arguments.value, "value")
+    record(arguments.mask, "mask")
+    record(arguments.bias, "bias")
+    record(arguments.keyLengths, "key_lengths")
+    for parameter in LayerParameter.allCases { record(arguments.parameters[parameter], parameter.name) }
+  }
+
+  /// The gradient of an operand that may not be there.
+  fileprivate mutating func admit(
+    _ gradient: TensorView?, _ gradientName: StaticString, of operand: TensorView?, _ name: StaticString,
+    type: ElementType
+  ) throws(AttentionError) {
+    guard let gradient else { return }
+    guard let operand else {
+      throw AttentionError(.invalidArgument, "a \(gradientName) was asked for, but \(name) was not given")
+    }
+    try admit(gradient, gradientName, shape: operand.shape, type: type)
+  }
+}
+
+extension TensorView {
+  /// The bytes that the layer needs, at the start of these.
+  fileprivate init(saved: UnsafeRawBufferPointer, bytes: Int) throws(AttentionError) {
+    guard let base = saved.baseAddress else { throw AttentionError(.invalidArgument, "saved has no memory") }
+    guard UInt(bitPattern: base) % UInt(LayerOperator.savedAlignment) == 0 else {
+      throw AttentionError(
+        .invalidArgument, "saved is misaligned: it must lie at a multiple of \(LayerOperator.savedAlignment) bytes")
+    }
+    guard saved.count >= bytes else {
+      throw AttentionError(.invalidArgument, "saved has \(saved.count) bytes but needs \(bytes)")
+    }
+    var shape = Shape(rank: 1)
+    var strides = shape
+    (shape[0], strides[0]) = (bytes, 1)
+    self.init(data: UnsafeMutableRawPointer(mutating: base), type: .bool, shape: shape, strides: strides)
+  }
+
+  /// (B..., Sq, Sk) as (B..., 1, Sq, Sk).
+  fileprivate var withOneHead: TensorView { withHeadAxis(heads: 1) }
+}
