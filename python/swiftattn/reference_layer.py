@@ -1,4 +1,4 @@
-"""The multi-head attention layer as its mathematics, in plain NumPy: the truth for a compiled layer.
+"""The multi-head attention layer as its mathematics, in plain NumPy: what the compiled layer is tested against.
 
 Shape letters as in `reference`, and E = embed_dim, D = head_dim. A batch of query sequences X_q (B, Sq, E) attends to
 sequences X_k (B, Sk, kdim) and X_v (B, Sk, vdim) of keys and values; self-attention gives one array as all three:
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
+from ._layer_config import LayerConfig, Rope, parameter_shapes
 from .reference import _live_pairs, attention, attention_backward
 
 if TYPE_CHECKING:
@@ -43,72 +44,6 @@ __all__ = [
     "layer_weights",
     "parameter_shapes",
 ]
-
-
-@dataclass(frozen=True)
-class Rope:
-    """Rotary positions: pair t of a head's numbers turns by position / scaling * base^(-2t / dim).
-
-    dim: how many of a head's numbers turn, the first ones and an even number; default all, the rest passes unchanged.
-    interleaved: pair t is (2t, 2t + 1), as in GPT-J and GLM; otherwise (t, t + dim / 2), as in Llama. offset is the
-    position of the first query, key_offset that of the first key, by default the same. Scores depend on differences of
-    positions only, so a common offset changes nothing but how the keys of add_bias_kv compare, which do not turn.
-    """
-
-    dim: int | None = None
-    base: float = 10000.0
-    scaling: float = 1.0
-    interleaved: bool = False
-    offset: int = 0
-    key_offset: int | None = None
-
-
-@dataclass(frozen=True)
-class LayerConfig:
-    """What nn.MultiheadAttention is constructed with, and num_kv_heads (GQA), head_dim and rope.
-
-    Defaults: num_kv_heads is num_heads, head_dim is embed_dim / num_heads, kdim and vdim (the widths of the keys and
-    values that come in) are embed_dim.
-    """
-
-    embed_dim: int
-    num_heads: int
-    num_kv_heads: int | None = None
-    head_dim: int | None = None
-    kdim: int | None = None
-    vdim: int | None = None
-    bias: bool = True
-    add_bias_kv: bool = False
-    add_zero_attn: bool = False
-    rope: Rope | None = None
-
-    @property
-    def heads(self) -> tuple[int, int, int]:
-        """The numbers of heads of q, k and v."""
-        kv = self.num_heads if self.num_kv_heads is None else self.num_kv_heads
-        return self.num_heads, kv, kv
-
-    @property
-    def head_width(self) -> int:
-        """D."""
-        return self.embed_dim // self.num_heads if self.head_dim is None else self.head_dim
-
-    @property
-    def inputs(self) -> tuple[int, int, int]:
-        """The widths of X_q, X_k and X_v."""
-        kdim, vdim = (self.embed_dim if width is None else width for width in (self.kdim, self.vdim))
-        return self.embed_dim, kdim, vdim
-
-    @property
-    def projected(self) -> tuple[int, int, int]:
-        """The widths of q, k and v before they are cut into heads."""
-        heads_q, heads_k, heads_v = self.heads
-        return heads_q * self.head_width, heads_k * self.head_width, heads_v * self.head_width
-
-    @property
-    def fused(self) -> bool:
-        """Whether Wq, Wk and Wv are one parameter, in_proj_weight, one above the other."""
-        return self.inputs == (self.embed_dim,) * 3
 
 
 class LayerGradients(NamedTuple):
@@ -139,24 +74,6 @@ class Saved:
     out: Array
     lse: Array
     merged: Array
-
-
-def parameter_shapes(config: LayerConfig) -> dict[str, tuple[int, ...]]:
-    """The layer's parameters, by PyTorch's names and in its order."""
-    rows, columns = config.projected, config.inputs
-    shapes: dict[str, tuple[int, ...]] = {}
-    if config.fused:
-        shapes["in_proj_weight"] = (sum(rows), config.embed_dim)
-    else:
-        shapes |= {f"{name}_proj_weight": (rows[i], columns[i]) for i, name in enumerate("qkv")}
-    if config.bias:
-        shapes["in_proj_bias"] = (sum(rows),)
-    if config.add_bias_kv:
-        shapes |= {"bias_k": (1, 1, rows[1]), "bias_v": (1, 1, rows[2])}
-    shapes["out_proj.weight"] = (config.embed_dim, rows[0])
-    if config.bias:
-        shapes["out_proj.bias"] = (config.embed_dim,)
-    return shapes
 
 
 def layer_forward(
