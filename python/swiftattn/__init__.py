@@ -6,8 +6,10 @@
     (2, 4, 16, 8)
 
 `attention` computes, `attention_backward` differentiates, and `attention_vjp` does the one and returns a function for
-the other. `swiftattn.reference` has the first two in plain NumPy. The environment variables SWIFTATTN_NUM_THREADS and
-SWIFTATTN_ISA set the number of threads and the instruction set; `python -m swiftattn` shows and tests an installation.
+the other. `MultiHeadAttention` is a layer with the projections around attention, as torch.nn.MultiheadAttention has
+them. `reference` and `reference_layer` have the same in plain
+NumPy. The environment variables SWIFTATTN_NUM_THREADS and SWIFTATTN_ISA set the number of threads and the instruction
+set; `python -m swiftattn` shows and tests an installation.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ._attention import attention, attention_backward, attention_vjp
 from ._core import version as _version
-from ._gradients import AttentionGradients
+from ._gradients import AttentionGradients, LayerInputGradients
 from ._settings import (
     available_isas,
     get_include,
@@ -29,14 +31,19 @@ from ._settings import (
 )
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from . import reference as reference
+    from . import reference_layer as reference_layer
+    from ._gradient_mode import no_grad as no_grad
+    from ._layer import MultiHeadAttention as MultiHeadAttention
+    from ._layer_config import Rope as Rope
 
 __version__ = _version()
 
 __all__ = [
     "AttentionGradients",
+    "LayerInputGradients",
+    "MultiHeadAttention",
+    "Rope",
     "__version__",
     "attention",
     "attention_backward",
@@ -46,21 +53,34 @@ __all__ = [
     "get_isa",
     "get_library",
     "get_num_threads",
+    "no_grad",
     "reference",
+    "reference_layer",
     "set_isa",
     "set_num_threads",
     "show_config",
 ]
 
+# What not every program needs, and where it is; only the first use pays for importing it.
+_LAZY = {
+    "MultiHeadAttention": "_layer",
+    "Rope": "_layer_config",
+    "no_grad": "_gradient_mode",
+    "reference": "reference",
+    "reference_layer": "reference_layer",
+}
 
-def __getattr__(name: str) -> ModuleType:
-    # Few programs need the reference, so that only its first use pays for importing it.
-    if name == "reference":
-        from importlib import import_module
 
-        return import_module(".reference", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(f".{_LAZY[name]}", __name__)
+    # The import has made a submodule an attribute of this module already.
+    value: object = globals().setdefault(name, getattr(module, name, module))
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "reference"})
+    return sorted({*globals(), *_LAZY})

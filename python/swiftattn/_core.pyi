@@ -1,6 +1,6 @@
 from collections.abc import Iterable
 
-from ._types import Array, ArrayInput, Causal, GradientName, Layout, Lengths
+from ._types import Array, ArrayInput, Causal, CoreGeometry, CoreParameters, GradientName, Layout, Lengths
 
 def forward(
     q: ArrayInput,
@@ -34,6 +34,35 @@ def backward(
     needs: Iterable[GradientName],
     /,
 ) -> tuple[Array | None, Array | None, Array | None, Array | None]: ...
+def layer_forward(
+    parameters: CoreParameters,
+    geometry: CoreGeometry,
+    query: ArrayInput,
+    key: ArrayInput | None,
+    value: ArrayInput | None,
+    mask: ArrayInput | None,
+    bias: ArrayInput | None,
+    causal: Causal,
+    key_lengths: Lengths | None,
+    keeps: bool,
+    weights: int,
+    /,
+) -> tuple[Array, object | None, Array | None]: ...
+def layer_backward(
+    parameters: CoreParameters,
+    geometry: CoreGeometry,
+    query: ArrayInput,
+    key: ArrayInput | None,
+    value: ArrayInput | None,
+    mask: ArrayInput | None,
+    bias: ArrayInput | None,
+    causal: Causal,
+    key_lengths: Lengths | None,
+    saved: object,
+    dout: ArrayInput,
+    gradients: CoreParameters,
+    /,
+) -> tuple[Array, Array | None, Array | None]: ...
 def version() -> str: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: int, /) -> None: ...

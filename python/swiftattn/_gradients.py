@@ -15,3 +15,11 @@ class AttentionGradients(NamedTuple):
     key: Array | None = None
     value: Array | None = None
     bias: Array | None = None
+
+
+class LayerInputGradients(NamedTuple):
+    """The gradients by a layer's inputs, each in its input's shape and dtype; None for an input that was not given."""
+
+    query: Array
+    key: Array | None
+    value: Array | None

@@ -1,7 +1,9 @@
 """Types in the package's signatures; imported by type checkers only, so that importing the package stays cheap."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 
@@ -19,3 +21,11 @@ Lengths: TypeAlias = ArrayInput | int
 Causal: TypeAlias = bool | Literal["top_left", "bottom_right"]
 Layout: TypeAlias = Literal["BHSD", "BSHD"]
 GradientName: TypeAlias = Literal["query", "key", "value", "bias"]
+Seed: TypeAlias = int | Sequence[int] | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
+
+# The weights of q, k, v and out, (rows, columns), their biases, and the tokens of add_bias_kv for k and v.
+CoreParameters: TypeAlias = tuple[Array | None, ...]
+# dim, base, scaling, interleaved, offset, key_offset
+CoreRope: TypeAlias = tuple[int, float, float, bool, int, int]
+# num_heads, num_kv_heads, add_zero_attn, rope
+CoreGeometry: TypeAlias = tuple[int, int, bool, CoreRope | None]
