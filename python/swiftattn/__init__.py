@@ -7,7 +7,7 @@
 
 `attention` computes, `attention_backward` differentiates, and `attention_vjp` does the one and returns a function for
 the other. `MultiHeadAttention` is a layer with the projections around attention, as torch.nn.MultiheadAttention has
-them. `reference` and `reference_layer` have the same in plain
+them; `convert` turns the weights of other models into its own. `reference` and `reference_layer` have the same in plain
 NumPy. The environment variables SWIFTATTN_NUM_THREADS and SWIFTATTN_ISA set the number of threads and the instruction
 set; `python -m swiftattn` shows and tests an installation.
 """
@@ -31,6 +31,7 @@ from ._settings import (
 )
 
 if TYPE_CHECKING:
+    from . import convert as convert
     from . import reference as reference
     from . import reference_layer as reference_layer
     from ._gradient_mode import no_grad as no_grad
@@ -49,6 +50,7 @@ __all__ = [
     "attention_backward",
     "attention_vjp",
     "available_isas",
+    "convert",
     "get_include",
     "get_isa",
     "get_library",
@@ -65,6 +67,7 @@ __all__ = [
 _LAZY = {
     "MultiHeadAttention": "_layer",
     "Rope": "_layer_config",
+    "convert": "convert",
     "no_grad": "_gradient_mode",
     "reference": "reference",
     "reference_layer": "reference_layer",
