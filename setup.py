@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent
 HEADER = ROOT / "Sources" / "CSwiftAttn" / "include" / "swiftattn.h"
 PACKAGE = Path("python", "swiftattn")
 SONAME = "libswiftattn.so.0"
+CORE_SOURCES = ("_core.c", "_core_operands.c", "_core_call.c", "_core_attention.c", "_core_layer.c")
 
 
 def version() -> str:
@@ -96,7 +97,7 @@ setup(
     ext_modules=[
         Extension(
             "swiftattn._core",
-            sources=[str(PACKAGE / name) for name in ("_core.c", "_core_operands.c", "_core_attention.c")],
+            sources=[str(PACKAGE / name) for name in CORE_SOURCES],
             depends=[str(PACKAGE / "_core.h"), str(HEADER.relative_to(ROOT))],
             include_dirs=[numpy.get_include(), str(HEADER.parent.relative_to(ROOT))],
             extra_compile_args=["-std=c11", "-fvisibility=hidden", "-g0"],

@@ -1,8 +1,10 @@
-/* What the three files of the extension module swiftattn._core share.
+/* What the files of the extension module swiftattn._core share.
  *
  * _core.c            the module: methods, threads and instruction sets, statuses as exceptions
  * _core_operands.c   Python objects to tensor descriptors
- * _core_attention.c  forward and backward: one Python call, one library call */
+ * _core_call.c       running a library call: the GIL and signals
+ * _core_attention.c  forward and backward: one Python call, one library call
+ * _core_layer.c      layer_forward and layer_backward, likewise */
 #ifndef SWIFTATTN_PYTHON_CORE_H
 #define SWIFTATTN_PYTHON_CORE_H
 
@@ -48,8 +50,8 @@ enum shared_argument {
   SHARED_ARGUMENT_COUNT
 };
 
-/* seven operands; dout, out and lse; four gradients */
-#define CALL_MAX_OWNED 14
+/* a layer's: six operands, ten parameters, ten gradients of these; dout, saved; three gradients, or out and weights */
+#define CALL_MAX_OWNED 31
 
 /* One call on its way to the library: the descriptors, and the references that keep their memory alive. */
 typedef struct core_call {
@@ -68,6 +70,19 @@ typedef struct core_call {
 int call_begin(core_call *call, const core_state *state, PyObject *const *arguments);
 void call_end(core_call *call);
 
+/* The same for a layer: query, and key, value, mask, bias, causal and key lengths, each of which may be None. */
+enum layer_operand {
+  LAYER_QUERY,
+  LAYER_KEY,
+  LAYER_VALUE,
+  LAYER_MASK,
+  LAYER_BIAS,
+  LAYER_CAUSAL,
+  LAYER_KEY_LENGTHS,
+  LAYER_OPERAND_COUNT
+};
+int call_begin_layer(core_call *call, const core_state *state, PyObject *const *operands);
+
 /* Describes an array that the library reads; one that it could not address is replaced by an aligned copy. */
 int call_describe_input(core_call *call, const core_parameter *parameter, PyObject *object, swiftattn_tensor *tensor);
 
@@ -81,10 +96,20 @@ PyArrayObject *call_describe_output(core_call *call, const core_parameter *param
 PyArrayObject *call_allocate_output(core_call *call, const core_parameter *parameter, const swiftattn_tensor *prototype,
                                     swiftattn_tensor *tensor);
 
+/* Computes without the GIL unless the work, in multiply-adds, is small; 0, or -1 with an exception set. `compute` is
+ * given `request`, and passes on the interrupt callback of call->attention. */
+typedef swiftattn_status core_compute(const core_call *call, const void *request);
+int call_run(core_call *call, double work, core_compute *compute, const void *request);
+
+void core_copy_shape(const swiftattn_tensor *from, int rank, swiftattn_tensor *to);
+bool core_has_argument_count(Py_ssize_t count, Py_ssize_t wanted);
+
 /* 0 for SWIFTATTN_OK; otherwise -1, with the library's message in the exception that suits the status. */
 int check_status(swiftattn_status status);
 
 PyObject *core_forward(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *core_backward(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+PyObject *core_layer_forward(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+PyObject *core_layer_backward(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 
 #endif

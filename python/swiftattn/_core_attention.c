@@ -1,53 +1,21 @@
 /* forward and backward: one Python call, one library call. */
 #include "_core.h"
 
-#include <time.h>
-
 static const core_parameter OUT = {"out", "query's dtype", true, 0};
 static const core_parameter DOUT = {"dout", "query's dtype", true, 0};
 static const core_parameter LSE = {"lse", "query's dtype", false, 0};
 static const core_parameter QUERY_LIKE = {"gradient", "query's dtype", true, 0};
 static const core_parameter BIAS_LIKE = {"gradient", "query's dtype", false, 0};
 
-/* Multiply-adds in the scores up to which a call keeps the GIL. It is over in some microseconds, while another thread
- * that took the GIL meanwhile would keep it for a whole switch interval, 5 ms. */
-#define SMALL_WORK 131072.0
-
-#define SIGNAL_CHECK_INTERVAL_NS 50000000
-
-/* The calling thread while the GIL is released. */
-typedef struct released_thread {
-  PyThreadState *state;
-  int64_t next_check_ns;
-} released_thread;
-
-static int64_t now_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-/* The library's interrupt callback: the clock is read first, because taking the GIL may mean waiting for it. */
-static int32_t check_signals(void *context) {
-  released_thread *thread = context;
-  if (now_ns() < thread->next_check_ns)
-    return 0;
-  PyEval_RestoreThread(thread->state);
-  int raised = PyErr_CheckSignals();
-  thread->state = PyEval_SaveThread();
-  thread->next_check_ns = now_ns() + SIGNAL_CHECK_INTERVAL_NS;
-  return raised != 0;
-}
-
 /* In floating point, because the library has not judged the lengths yet and their product may be anything. */
-static bool is_small(const core_call *call) {
+static double work_of(const core_call *call) {
   const swiftattn_tensor *query = &call->query, *key = &call->key;
   if (query->rank < 2 || key->rank < 2)
-    return true;
+    return 0;
   double work = (double)key->shape[key->rank - 2];
   for (int axis = 0; axis < query->rank; axis++)
     work *= (double)query->shape[axis];
-  return work <= SMALL_WORK;
+  return work;
 }
 
 /* What the library is asked to compute, forward unless there are gradients. */
@@ -56,34 +24,18 @@ typedef struct core_request {
   const swiftattn_attention_gradients *gradients;
 } core_request;
 
-static swiftattn_status compute(const core_call *call, const core_request *request) {
-  if (request->gradients == NULL)
-    return swiftattn_attention_forward(&call->attention, request->out, request->lse);
-  return swiftattn_attention_backward(&call->attention, request->out, request->lse, request->dout, request->gradients);
+static swiftattn_status compute(const core_call *call, const void *request) {
+  const core_request *wanted = request;
+  if (wanted->gradients == NULL)
+    return swiftattn_attention_forward(&call->attention, wanted->out, wanted->lse);
+  return swiftattn_attention_backward(&call->attention, wanted->out, wanted->lse, wanted->dout, wanted->gradients);
 }
 
-static int run(core_call *call, const core_request *request) {
-  if (is_small(call))
-    return check_status(compute(call, request));
-  released_thread thread = {.next_check_ns = now_ns() + SIGNAL_CHECK_INTERVAL_NS};
-  call->attention.interrupted = check_signals;
-  call->attention.interrupted_context = &thread;
-  thread.state = PyEval_SaveThread();
-  swiftattn_status status = compute(call, request);
-  PyEval_RestoreThread(thread.state);
-  /* A signal handler's exception counts even if the library was done before it could heed the callback's answer. */
-  return PyErr_Occurred() ? -1 : check_status(status);
-}
-
-static void copy_shape(const swiftattn_tensor *from, int rank, swiftattn_tensor *to) {
-  to->rank = rank;
-  for (int axis = 0; axis < rank; axis++)
-    to->shape[axis] = from->shape[axis];
-}
+static int run(core_call *call, const core_request *request) { return call_run(call, work_of(call), compute, request); }
 
 static PyArrayObject *allocate_out(core_call *call, swiftattn_tensor *tensor) {
   int query_rank = call->query.rank, value_rank = call->value.rank;
-  copy_shape(&call->query, query_rank, tensor);
+  core_copy_shape(&call->query, query_rank, tensor);
   /* Ranks of 0 are for the library to reject. */
   if (query_rank > 0 && value_rank > 0)
     tensor->shape[query_rank - 1] = call->value.shape[value_rank - 1];
@@ -91,14 +43,8 @@ static PyArrayObject *allocate_out(core_call *call, swiftattn_tensor *tensor) {
 }
 
 static PyArrayObject *allocate_lse(core_call *call, swiftattn_tensor *tensor) {
-  copy_shape(&call->query, call->query.rank > 0 ? call->query.rank - 1 : 0, tensor);
+  core_copy_shape(&call->query, call->query.rank > 0 ? call->query.rank - 1 : 0, tensor);
   return call_allocate_output(call, &LSE, &call->query, tensor);
-}
-
-static bool has_argument_count(Py_ssize_t count, Py_ssize_t wanted) {
-  if (count != wanted)
-    PyErr_Format(PyExc_TypeError, "%zd positional arguments wanted, %zd given", wanted, count);
-  return count == wanted;
 }
 
 enum forward_argument { FORWARD_OUT = SHARED_ARGUMENT_COUNT, FORWARD_RETURN_LSE, FORWARD_ARGUMENT_COUNT };
@@ -124,7 +70,7 @@ static PyObject *forward(core_call *call, PyObject *const *arguments) {
 }
 
 PyObject *core_forward(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
-  if (!has_argument_count(count, FORWARD_ARGUMENT_COUNT))
+  if (!core_has_argument_count(count, FORWARD_ARGUMENT_COUNT))
     return NULL;
   core_call call;
   PyObject *result = NULL;
@@ -179,7 +125,7 @@ static int allocate_gradients(core_call *call, const bool *needs, swiftattn_tens
     results[gradient] = Py_None;
     if (!needs[gradient] || operands[gradient] == NULL)
       continue;
-    copy_shape(operands[gradient], operands[gradient]->rank, &tensors[gradient]);
+    core_copy_shape(operands[gradient], operands[gradient]->rank, &tensors[gradient]);
     PyArrayObject *array = call_allocate_output(call, gradient == GRADIENT_BIAS ? &BIAS_LIKE : &QUERY_LIKE,
                                                 &call->query, &tensors[gradient]);
     if (array == NULL)
@@ -218,7 +164,7 @@ static PyObject *backward(core_call *call, PyObject *const *arguments) {
 }
 
 PyObject *core_backward(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
-  if (!has_argument_count(count, BACKWARD_ARGUMENT_COUNT))
+  if (!core_has_argument_count(count, BACKWARD_ARGUMENT_COUNT))
     return NULL;
   core_call call;
   PyObject *result = NULL;

@@ -212,7 +212,7 @@ static int read_layout(core_call *call, PyObject *object) {
 
 /* True names an alignment only where both alignments are the same. */
 static int read_causal_true(core_call *call) {
-  const swiftattn_tensor *query = &call->query, *key = &call->key;
+  const swiftattn_tensor *query = &call->query, *key = call->attention.key;
   call->attention.causal = SWIFTATTN_CAUSAL_TOP_LEFT;
   if (query->rank < 2 || key->rank < 2)
     return 0;
@@ -248,29 +248,43 @@ static int read_causal(core_call *call, PyObject *object) {
   return -1;
 }
 
-static int read_options(core_call *call, PyObject *const *arguments) {
+/* What attention and the layer both take. */
+static int read_options(core_call *call, PyObject *causal, PyObject *mask, PyObject *bias, PyObject *key_lengths) {
   swiftattn_attention *attention = &call->attention;
-  if (read_causal(call, arguments[ARGUMENT_CAUSAL]) < 0)
+  if (read_causal(call, causal) < 0)
     return -1;
-  if (read_scale(call, arguments[ARGUMENT_SCALE]) < 0)
+  if (read_optional(call, &MASK, mask, &call->mask, &attention->mask) < 0)
     return -1;
-  if (read_optional(call, &MASK, arguments[ARGUMENT_MASK], &call->mask, &attention->mask) < 0)
+  if (read_optional(call, &BIAS, bias, &call->bias, &attention->bias) < 0)
     return -1;
-  if (read_optional(call, &BIAS, arguments[ARGUMENT_BIAS], &call->bias, &attention->bias) < 0)
-    return -1;
-  if (read_lengths(call, &KEY_LENGTHS, arguments[ARGUMENT_KEY_LENGTHS], &call->key_length, &call->key_lengths,
-                   &attention->key_lengths) < 0)
-    return -1;
-  return read_lengths(call, &QUERY_LENGTHS, arguments[ARGUMENT_QUERY_LENGTHS], &call->query_length,
-                      &call->query_lengths, &attention->query_lengths);
+  return read_lengths(call, &KEY_LENGTHS, key_lengths, &call->key_length, &call->key_lengths, &attention->key_lengths);
 }
 
-int call_begin(core_call *call, const core_state *state, PyObject *const *arguments) {
+static void start(core_call *call, const core_state *state) {
   /* The descriptors, most of the struct, are left alone: each is filled when it is used. */
   call->state = state;
   call->owned_count = 0;
+  call->sequence_major = false;
   call->attention = (swiftattn_attention){
       .struct_size = sizeof call->attention, .query = &call->query, .key = &call->key, .value = &call->value};
+}
+
+int call_begin_layer(core_call *call, const core_state *state, PyObject *const *operands) {
+  start(call, state);
+  if (call_describe_input(call, &QUERY, operands[LAYER_QUERY], &call->query) < 0)
+    return -1;
+  call->attention.key = &call->query;
+  if (read_optional(call, &KEY, operands[LAYER_KEY], &call->key, &call->attention.key) < 0)
+    return -1;
+  call->attention.value = call->attention.key;
+  if (read_optional(call, &VALUE, operands[LAYER_VALUE], &call->value, &call->attention.value) < 0)
+    return -1;
+  return read_options(call, operands[LAYER_CAUSAL], operands[LAYER_MASK], operands[LAYER_BIAS],
+                      operands[LAYER_KEY_LENGTHS]);
+}
+
+int call_begin(core_call *call, const core_state *state, PyObject *const *arguments) {
+  start(call, state);
   if (read_layout(call, arguments[ARGUMENT_LAYOUT]) < 0)
     return -1;
   if (call_describe_input(call, &QUERY, arguments[ARGUMENT_QUERY], &call->query) < 0)
@@ -279,7 +293,13 @@ int call_begin(core_call *call, const core_state *state, PyObject *const *argume
     return -1;
   if (call_describe_input(call, &VALUE, arguments[ARGUMENT_VALUE], &call->value) < 0)
     return -1;
-  return read_options(call, arguments);
+  if (read_options(call, arguments[ARGUMENT_CAUSAL], arguments[ARGUMENT_MASK], arguments[ARGUMENT_BIAS],
+                   arguments[ARGUMENT_KEY_LENGTHS]) < 0)
+    return -1;
+  if (read_scale(call, arguments[ARGUMENT_SCALE]) < 0)
+    return -1;
+  return read_lengths(call, &QUERY_LENGTHS, arguments[ARGUMENT_QUERY_LENGTHS], &call->query_length,
+                      &call->query_lengths, &call->attention.query_lengths);
 }
 
 void call_end(core_call *call) {

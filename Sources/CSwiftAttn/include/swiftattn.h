@@ -131,10 +131,10 @@ swiftattn_status swiftattn_attention_backward(const swiftattn_attention *attenti
 
 /* Rotary positions (Su et al. 2021): pair t of a head's numbers turns by position / scaling * base^(-2t / dim). */
 typedef struct swiftattn_rope {
-  size_t struct_size; /* sizeof(swiftattn_rope) */
-  int64_t dim;        /* how many of a head's numbers turn, the first ones; even; 0 means all */
-  double base;        /* above 0, usually 10000 */
-  double scaling;     /* above 0, usually 1 */
+  size_t struct_size;  /* sizeof(swiftattn_rope) */
+  int64_t dim;         /* how many of a head's numbers turn, the first ones; even; 0 means all */
+  double base;         /* above 0, usually 10000 */
+  double scaling;      /* above 0, usually 1 */
   int32_t interleaved; /* 0: pair t is (t, t + dim / 2), as in Llama; else (2t, 2t + 1), as in GPT-J and GLM */
   int64_t offset;      /* the position of the first query, at most 2^53 in magnitude */
   int64_t key_offset;  /* the position of the first key, likewise; often the same */
@@ -212,8 +212,8 @@ swiftattn_status swiftattn_mha_saved_bytes(const swiftattn_mha *mha, size_t *byt
 
 /* Computes out (B, Sq, E), and, unless it is NULL, weights: the softmax that it used, (B, Hq, Sq, Sk'), or with one
  * dimension less its average over the heads, (B, Sq, Sk'). Sk' is Sk and then the token and the zero key, where the
- * layer has them; asking for weights changes no bit of out. With `saved` NULL nothing is kept for backward; otherwise it
- * is at least swiftattn_mha_saved_bytes of the caller's memory, aligned to SWIFTATTN_MHA_ALIGNMENT. Outputs may be
+ * layer has them; asking for weights changes no bit of out. With `saved` NULL nothing is kept for backward; otherwise
+ * it is at least swiftattn_mha_saved_bytes of the caller's memory, aligned to SWIFTATTN_MHA_ALIGNMENT. Outputs may be
  * strided, but may overlap neither each other nor any input. Results do not depend on the number of threads, on other
  * batch elements or on strides, to the bit. */
 swiftattn_status swiftattn_mha_forward(const swiftattn_mha *mha, const swiftattn_tensor *out,

@@ -1,0 +1,267 @@
+/* layer_forward and layer_backward: one Python call, one library call. The Python class has made the views of the
+ * parameters, so what it cannot have got wrong is not checked twice; the library judges all the rest. */
+#include "_core.h"
+
+static const core_parameter PARAMETER = {"parameter", "float32 or float64", false, 0};
+static const core_parameter DOUT = {"dout", "the layer's dtype", false, 0};
+static const core_parameter RESULT = {"result", "the layer's dtype", false, 0};
+
+enum { PARAMETER_COUNT = 10 };
+
+/* A layer on its way to the library. */
+typedef struct layer_call {
+  core_call call;
+  swiftattn_tensor views[PARAMETER_COUNT];
+  swiftattn_mha_parameters parameters;
+  swiftattn_rope rope;
+  swiftattn_mha mha;
+} layer_call;
+
+/* What the library is asked to compute, forward unless there are gradients. */
+typedef struct layer_request {
+  const swiftattn_mha *mha;
+  const swiftattn_tensor *out, *weights, *dout;
+  void *saved;
+  size_t saved_bytes;
+  const swiftattn_mha_gradients *gradients;
+} layer_request;
+
+static swiftattn_status compute(const core_call *call, const void *request) {
+  const layer_request *wanted = request;
+  swiftattn_mha mha = *wanted->mha;
+  mha.interrupted = call->attention.interrupted;
+  mha.interrupted_context = call->attention.interrupted_context;
+  if (wanted->gradients == NULL)
+    return swiftattn_mha_forward(&mha, wanted->out, wanted->weights, wanted->saved, wanted->saved_bytes);
+  return swiftattn_mha_backward(&mha, wanted->saved, wanted->saved_bytes, wanted->dout, wanted->gradients);
+}
+
+/* Multiply-adds of the projections, more than a small call's attention has. */
+static double work_of(const layer_call *layer) {
+  const swiftattn_tensor *query = &layer->call.query, *out_weight = &layer->views[3];
+  double work = (double)out_weight->shape[0];
+  for (int axis = 0; axis < query->rank; axis++)
+    work *= (double)query->shape[axis];
+  return work;
+}
+
+typedef int describe_view(core_call *call, PyObject *object, swiftattn_tensor *view);
+
+static int describe_parameter(core_call *call, PyObject *object, swiftattn_tensor *view) {
+  return call_describe_input(call, &PARAMETER, object, view);
+}
+
+static int describe_gradient(core_call *call, PyObject *object, swiftattn_tensor *view) {
+  return call_describe_output(call, &PARAMETER, object, view) == NULL ? -1 : 0;
+}
+
+/* A tuple of arrays, or None, in the order of the struct's fields. */
+static int read_views(core_call *call, PyObject *tuple, describe_view *describe, swiftattn_tensor *views,
+                      swiftattn_mha_parameters *parameters) {
+  const swiftattn_tensor *given[PARAMETER_COUNT] = {NULL};
+  if (!PyTuple_Check(tuple) || PyTuple_GET_SIZE(tuple) != PARAMETER_COUNT) {
+    PyErr_Format(PyExc_TypeError, "parameters must be a tuple of %d", PARAMETER_COUNT);
+    return -1;
+  }
+  for (int index = 0; index < PARAMETER_COUNT; index++) {
+    PyObject *array = PyTuple_GET_ITEM(tuple, index);
+    if (array == Py_None)
+      continue;
+    if (describe(call, array, &views[index]) < 0)
+      return -1;
+    given[index] = &views[index];
+  }
+  *parameters = (swiftattn_mha_parameters){
+      .struct_size = sizeof *parameters,
+      .query_weight = given[0],
+      .key_weight = given[1],
+      .value_weight = given[2],
+      .out_weight = given[3],
+      .query_bias = given[4],
+      .key_bias = given[5],
+      .value_bias = given[6],
+      .out_bias = given[7],
+      .key_token = given[8],
+      .value_token = given[9],
+  };
+  return 0;
+}
+
+/* (num_heads, num_kv_heads, add_zero_attn, rope): rope is None or
+ * (dim, base, scaling, interleaved, offset, key_offset). */
+static int read_geometry(layer_call *layer, PyObject *geometry) {
+  int zero_attn, interleaved;
+  long long dim, offset, key_offset;
+  PyObject *rope;
+  if (!PyArg_ParseTuple(geometry, "iipO", &layer->mha.num_heads, &layer->mha.num_kv_heads, &zero_attn, &rope))
+    return -1;
+  layer->mha.add_zero_attn = zero_attn;
+  if (rope == Py_None)
+    return 0;
+  layer->rope.struct_size = sizeof layer->rope;
+  if (!PyArg_ParseTuple(rope, "LddpLL", &dim, &layer->rope.base, &layer->rope.scaling, &interleaved, &offset,
+                        &key_offset))
+    return -1;
+  layer->rope.dim = dim;
+  layer->rope.interleaved = interleaved;
+  layer->rope.offset = offset;
+  layer->rope.key_offset = key_offset;
+  layer->mha.rope = &layer->rope;
+  return 0;
+}
+
+enum layer_argument { LAYER_PARAMETERS, LAYER_GEOMETRY, LAYER_OPERANDS };
+
+/* call_end follows in any case. */
+static int begin(layer_call *layer, PyObject *module, PyObject *const *arguments) {
+  core_call *call = &layer->call;
+  layer->mha = (swiftattn_mha){.struct_size = sizeof layer->mha, .parameters = &layer->parameters};
+  if (call_begin_layer(call, PyModule_GetState(module), arguments + LAYER_OPERANDS) < 0)
+    return -1;
+  if (read_views(call, arguments[LAYER_PARAMETERS], describe_parameter, layer->views, &layer->parameters) < 0)
+    return -1;
+  const swiftattn_attention *options = &call->attention;
+  layer->mha.query = &call->query;
+  layer->mha.key = options->key == &call->key ? options->key : NULL;
+  layer->mha.value = options->value == &call->value ? options->value : NULL;
+  layer->mha.mask = options->mask;
+  layer->mha.bias = options->bias;
+  layer->mha.key_lengths = options->key_lengths;
+  layer->mha.causal = options->causal;
+  return read_geometry(layer, arguments[LAYER_GEOMETRY]);
+}
+
+static PyArrayObject *allocate_out(layer_call *layer, swiftattn_tensor *tensor) {
+  const swiftattn_tensor *query = &layer->call.query;
+  core_copy_shape(query, query->rank, tensor);
+  if (query->rank > 0)
+    tensor->shape[query->rank - 1] = layer->views[3].shape[0];
+  return call_allocate_output(&layer->call, &RESULT, query, tensor);
+}
+
+/* `kind` is 1 for the weights of each head, 2 for their average. */
+static PyArrayObject *allocate_weights(layer_call *layer, int kind, swiftattn_tensor *tensor) {
+  const swiftattn_tensor *query = &layer->call.query, *key = layer->call.attention.key;
+  int leading = (layer->parameters.key_token != NULL) + (layer->mha.add_zero_attn != 0);
+  int batch = query->rank - 2;
+  if (batch < 0 || key->rank < 2 || query->rank >= SWIFTATTN_MAX_RANK) {
+    /* For the library to reject; it looks at query and key first. */
+    core_copy_shape(query, query->rank, tensor);
+    return call_allocate_output(&layer->call, &RESULT, query, tensor);
+  }
+  core_copy_shape(query, batch, tensor);
+  if (kind == 1)
+    tensor->shape[tensor->rank++] = layer->mha.num_heads;
+  tensor->shape[tensor->rank++] = query->shape[batch];
+  tensor->shape[tensor->rank++] = key->shape[key->rank - 2] + leading;
+  return call_allocate_output(&layer->call, &RESULT, query, tensor);
+}
+
+/* The part of the array's bytes that is aligned as the library wants it; the array has that many more. */
+static void *aligned_bytes(PyArrayObject *array) {
+  uintptr_t address = (uintptr_t)PyArray_DATA(array), mask = SWIFTATTN_MHA_ALIGNMENT - 1;
+  return (void *)((address + mask) & ~mask);
+}
+
+static PyArrayObject *allocate_saved(layer_call *layer, layer_request *request) {
+  if (check_status(swiftattn_mha_saved_bytes(&layer->mha, &request->saved_bytes)) < 0)
+    return NULL;
+  npy_intp size = (npy_intp)(request->saved_bytes + SWIFTATTN_MHA_ALIGNMENT);
+  PyArrayObject *array = (PyArrayObject *)PyArray_SimpleNew(1, &size, NPY_UINT8);
+  if (array == NULL)
+    return NULL;
+  layer->call.owned[layer->call.owned_count++] = array;
+  request->saved = aligned_bytes(array);
+  return array;
+}
+
+enum layer_forward_argument {
+  FORWARD_KEEPS = LAYER_OPERANDS + LAYER_OPERAND_COUNT,
+  FORWARD_WEIGHTS,
+  FORWARD_ARGUMENT_COUNT
+};
+
+static PyObject *forward(layer_call *layer, PyObject *const *arguments) {
+  swiftattn_tensor out, weights;
+  PyObject *saved_array = Py_None, *weights_array = Py_None;
+  layer_request request = {.mha = &layer->mha, .out = &out};
+  int keeps = PyObject_IsTrue(arguments[FORWARD_KEEPS]);
+  long kind = PyLong_AsLong(arguments[FORWARD_WEIGHTS]);
+  if (keeps < 0 || (kind == -1 && PyErr_Occurred()))
+    return NULL;
+  if (keeps && (saved_array = (PyObject *)allocate_saved(layer, &request)) == NULL)
+    return NULL;
+  PyArrayObject *out_array = allocate_out(layer, &out);
+  if (out_array == NULL)
+    return NULL;
+  if (kind != 0) {
+    if ((weights_array = (PyObject *)allocate_weights(layer, (int)kind, &weights)) == NULL)
+      return NULL;
+    request.weights = &weights;
+  }
+  if (call_run(&layer->call, work_of(layer), compute, &request) < 0)
+    return NULL;
+  return PyTuple_Pack(3, out_array, saved_array, weights_array);
+}
+
+PyObject *core_layer_forward(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+  if (!core_has_argument_count(count, FORWARD_ARGUMENT_COUNT))
+    return NULL;
+  layer_call layer;
+  PyObject *result = begin(&layer, module, arguments) < 0 ? NULL : forward(&layer, arguments);
+  call_end(&layer.call);
+  return result;
+}
+
+enum layer_backward_argument {
+  BACKWARD_SAVED = LAYER_OPERANDS + LAYER_OPERAND_COUNT,
+  BACKWARD_DOUT,
+  BACKWARD_GRADIENTS,
+  BACKWARD_ARGUMENT_COUNT
+};
+
+/* A new array like an input that was given; None for one that was not. */
+static PyObject *allocate_like(layer_call *layer, const swiftattn_tensor *input, swiftattn_tensor *tensor,
+                               const swiftattn_tensor **field) {
+  if (input == NULL)
+    return Py_None;
+  core_copy_shape(input, input->rank, tensor);
+  PyArrayObject *array = call_allocate_output(&layer->call, &RESULT, &layer->call.query, tensor);
+  *field = tensor;
+  return (PyObject *)array;
+}
+
+static PyObject *backward(layer_call *layer, PyObject *const *arguments) {
+  swiftattn_tensor dout, views[PARAMETER_COUNT], query, key, value;
+  swiftattn_mha_parameters parameters;
+  swiftattn_mha_gradients gradients = {.struct_size = sizeof gradients, .parameters = &parameters};
+  layer_request request = {.mha = &layer->mha, .dout = &dout, .gradients = &gradients};
+  PyArrayObject *saved = (PyArrayObject *)arguments[BACKWARD_SAVED];
+  if (!PyArray_Check(saved) || PyArray_NBYTES(saved) <= SWIFTATTN_MHA_ALIGNMENT) {
+    PyErr_SetString(PyExc_TypeError, "saved must be what layer_forward returned");
+    return NULL;
+  }
+  request.saved = aligned_bytes(saved);
+  request.saved_bytes = (size_t)PyArray_NBYTES(saved) - SWIFTATTN_MHA_ALIGNMENT;
+  if (call_describe_input(&layer->call, &DOUT, arguments[BACKWARD_DOUT], &dout) < 0)
+    return NULL;
+  if (read_views(&layer->call, arguments[BACKWARD_GRADIENTS], describe_gradient, views, &parameters) < 0)
+    return NULL;
+  PyObject *query_array = allocate_like(layer, layer->mha.query, &query, &gradients.query);
+  PyObject *key_array = allocate_like(layer, layer->mha.key, &key, &gradients.key);
+  PyObject *value_array = allocate_like(layer, layer->mha.value, &value, &gradients.value);
+  if (query_array == NULL || key_array == NULL || value_array == NULL)
+    return NULL;
+  if (call_run(&layer->call, work_of(layer), compute, &request) < 0)
+    return NULL;
+  return PyTuple_Pack(3, query_array, key_array, value_array);
+}
+
+PyObject *core_layer_backward(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+  if (!core_has_argument_count(count, BACKWARD_ARGUMENT_COUNT))
+    return NULL;
+  layer_call layer;
+  PyObject *result = begin(&layer, module, arguments) < 0 ? NULL : backward(&layer, arguments);
+  call_end(&layer.call);
+  return result;
+}
