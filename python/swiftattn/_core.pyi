@@ -45,6 +45,7 @@ def layer_forward(
     causal: Causal,
     key_lengths: Lengths | None,
     keeps: bool,
+    spare: object | None,
     weights: int,
     /,
 ) -> tuple[Array, object | None, Array | None]: ...

@@ -163,11 +163,16 @@ static void *aligned_bytes(PyArrayObject *array) {
   return (void *)((address + mask) & ~mask);
 }
 
-static PyArrayObject *allocate_saved(layer_call *layer, layer_request *request) {
+/* Memory for what forward saves: `spare`, that of an earlier call, if it has the size. */
+static PyArrayObject *allocate_saved(layer_call *layer, PyObject *spare, layer_request *request) {
   if (check_status(swiftattn_mha_saved_bytes(&layer->mha, &request->saved_bytes)) < 0)
     return NULL;
   npy_intp size = (npy_intp)(request->saved_bytes + SWIFTATTN_MHA_ALIGNMENT);
-  PyArrayObject *array = (PyArrayObject *)PyArray_SimpleNew(1, &size, NPY_UINT8);
+  PyArrayObject *array = NULL;
+  if (PyArray_Check(spare) && PyArray_NBYTES((PyArrayObject *)spare) == size)
+    array = (PyArrayObject *)Py_NewRef(spare);
+  else
+    array = (PyArrayObject *)PyArray_SimpleNew(1, &size, NPY_UINT8);
   if (array == NULL)
     return NULL;
   layer->call.owned[layer->call.owned_count++] = array;
@@ -177,6 +182,7 @@ static PyArrayObject *allocate_saved(layer_call *layer, layer_request *request) 
 
 enum layer_forward_argument {
   FORWARD_KEEPS = LAYER_OPERANDS + LAYER_OPERAND_COUNT,
+  FORWARD_SPARE,
   FORWARD_WEIGHTS,
   FORWARD_ARGUMENT_COUNT
 };
@@ -189,7 +195,7 @@ static PyObject *forward(layer_call *layer, PyObject *const *arguments) {
   long kind = PyLong_AsLong(arguments[FORWARD_WEIGHTS]);
   if (keeps < 0 || (kind == -1 && PyErr_Occurred()))
     return NULL;
-  if (keeps && (saved_array = (PyObject *)allocate_saved(layer, &request)) == NULL)
+  if (keeps && (saved_array = (PyObject *)allocate_saved(layer, arguments[FORWARD_SPARE], &request)) == NULL)
     return NULL;
   PyArrayObject *out_array = allocate_out(layer, &out);
   if (out_array == NULL)

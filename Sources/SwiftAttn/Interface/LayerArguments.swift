@@ -104,6 +104,36 @@ public struct LayerArguments: ~Copyable {
     self.parameters = parameters
     self.query = query
   }
+
+  /// The same for some elements of the first of the `batchRank` batch dimensions.
+  func batchElements(_ range: Range<Int>, batchRank: Int) -> LayerArguments {
+    /// Mask and bias may lack the dimension, or repeat along it.
+    func broadcast(_ view: TensorView?) -> TensorView? {
+      view.map { $0.rank == batchRank + 3 && $0.shape[0] != 1 ? $0.firstAxis(range) : $0 }
+    }
+    var part = LayerArguments(
+      headsQ: headsQ, headsKV: headsKV, parameters: parameters, query: query.firstAxis(range))
+    part.addsZeroToken = addsZeroToken
+    part.rope = rope
+    part.key = key.map { $0.firstAxis(range) }
+    part.value = value.map { $0.firstAxis(range) }
+    part.mask = broadcast(mask)
+    part.bias = broadcast(bias)
+    part.keyLengths = keyLengths.map { $0.firstAxis(range) }
+    part.causal = causal
+    part.interruptCheck = interruptCheck
+    return part
+  }
+}
+
+extension TensorView {
+  /// Some elements of the first axis.
+  func firstAxis(_ range: Range<Int>) -> TensorView {
+    var view = self
+    view.data = data.map { $0 + range.lowerBound * strides[0] }
+    view.shape[0] = range.count
+    return view
+  }
 }
 
 /// Where a layer's backward writes; nil leaves a gradient out, and its work with it. An input that was not given has no

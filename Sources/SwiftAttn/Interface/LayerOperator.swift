@@ -46,21 +46,46 @@ public enum LayerOperator {
       let isAverage = weights.rank == shape.batch.rank + 2
       try outputs.admit(weights, "weights", shape: shape.weightsShape(isAverage: isAverage), type: Element.type)
     }
-    guard let saved else {
-      let scratch = try ScratchMemory(bytes: bytes)
-      return try run(try LayerPlan<Element>(arguments, shape, scratch.base), out, weights, isSaved: false, arguments)
-    }
+    guard let saved else { return try runInParts(arguments, shape, out, weights, Element.self) }
     let memory = try TensorView(saved: UnsafeRawBufferPointer(saved), bytes: bytes)
     try outputs.admit(memory, "saved", shape: memory.shape, type: .bool)
     guard let base = memory.data else { return }
-    try run(try LayerPlan<Element>(arguments, shape, base), out, weights, isSaved: true, arguments)
+    let plan = try LayerPlan<Element>(arguments, shape, base)
+    try run(plan, out, weights, isSaved: true, arguments.interruptCheck)
   }
 
-  private static func run<Element: ComputeElement>(
-    _ plan: LayerPlan<Element>, _ out: TensorView, _ weights: TensorView?, isSaved: Bool,
-    _ arguments: borrowing LayerArguments
+  /// Some batch elements at a time, as many as have their q, k and v in the cache until attention reads them.
+  private static func runInParts<Element: ComputeElement>(
+    _ arguments: borrowing LayerArguments, _ shape: LayerShape, _ out: TensorView, _ weights: TensorView?,
+    _: Element.Type
   ) throws(AttentionError) {
-    let check = arguments.interruptCheck
+    // Judges the whole before any part is written; the memory is not touched.
+    _ = try LayerPlan<Element>(arguments, shape, sa_nowhere())
+    let bytes = try bytes(shape, Element.self)
+    let count = shape.batch.rank == 0 ? 1 : shape.batch[0]
+    let length = max(1, partBytes / max(bytes / max(count, 1), 1))
+    guard length < count else {
+      let scratch = try ScratchMemory(bytes: bytes)
+      let plan = try LayerPlan<Element>(arguments, shape, scratch.base)
+      return try run(plan, out, weights, isSaved: false, arguments.interruptCheck)
+    }
+    for first in stride(from: 0, to: count, by: length) {
+      let part = first..<min(first + length, count)
+      let partArguments = arguments.batchElements(part, batchRank: shape.batch.rank)
+      let partShape = try LayerShape(partArguments)
+      let scratch = try ScratchMemory(bytes: try self.bytes(partShape, Element.self))
+      try run(
+        try LayerPlan<Element>(partArguments, partShape, scratch.base), out.firstAxis(part),
+        weights.map { $0.firstAxis(part) }, isSaved: false, arguments.interruptCheck)
+    }
+  }
+
+  /// A few times the second level of caches, half of a small third one.
+  private static let partBytes = 8 << 20
+
+  private static func run<Element: ComputeElement>(
+    _ plan: LayerPlan<Element>, _ out: TensorView, _ weights: TensorView?, isSaved: Bool, _ check: InterruptCheck?
+  ) throws(AttentionError) {
     try plan.project(check)
     plan.fillLeadingRows()
     let heads = plan.buffers.heads(plan.shape)

@@ -90,20 +90,6 @@ struct LayerBufferSizes<Element: ComputeElement> {
   }
 }
 
-/// Memory for one call, given back at its end.
-struct ScratchMemory: ~Copyable {
-  let base: UnsafeMutableRawPointer
-
-  init(bytes: Int) throws(AttentionError) {
-    guard let memory = sa_allocate(bytes) else {
-      throw AttentionError(.outOfMemory, "there was no memory for the workspace")
-    }
-    base = memory
-  }
-
-  deinit { sa_free(base) }
-}
-
 extension TensorView {
   /// Dense batches of `rows` rows that are `row` elements apart: (B..., rows, width).
   fileprivate init<Element>(
