@@ -14,6 +14,10 @@ import pytest
 import swiftattn
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "torch: needs PyTorch, and is skipped without it; not required in CI")
+
+
 @pytest.fixture(params=swiftattn.available_isas())
 def isa(request: pytest.FixtureRequest) -> str:
     """Runs the test once in each tier that this processor has."""

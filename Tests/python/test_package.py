@@ -113,4 +113,5 @@ def test_import_needs_nothing_but_numpy() -> None:
     """).split()
     standard = sys.stdlib_module_names
     assert {name.split(".")[0] for name in imported} - set(standard) == {"swiftattn"}
-    assert "swiftattn.reference" not in imported
+    lazy = {"reference", "reference_layer", "convert", "_layer"}
+    assert not {f"swiftattn.{name}" for name in lazy} & set(imported)

@@ -23,6 +23,11 @@ LARGE_SCORES_FACTOR = 4
 # The gradient of a bias may be one number, a sum over all pairs that cancels to 0.
 FLOORS = {"out": 8, "lse": 8, "query": 16, "key": 16, "value": 16, "bias": 64}
 
+# Of the layer. The gradients of its parameters are sums over all tokens that may cancel to 0.
+FLOORS |= dict.fromkeys(("output", "weights", "weights_of_heads"), 8)
+FLOORS |= dict.fromkeys(("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"), 16)
+FLOORS |= dict.fromkeys(("in_proj_bias", "bias_k", "bias_v", "out_proj.bias"), 16)
+
 # The dtype of the truth; longdouble is 64-bit on some platforms, and then the floor alone is allowed there.
 WIDER: dict[Any, Any] = {np.float32: np.float64, np.float64: np.longdouble}
 
