@@ -54,7 +54,9 @@ BAD_ROPES: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
     ({"interleaved": 1}, TypeError, "interleaved.*int"),
     ({"offset": 0.5}, TypeError, "offset.*float"),
     ({"offset": None}, TypeError, "offset.*None"),
+    ({"offset": 2**53 + 1}, ValueError, "offset.*9007199254740993"),
     ({"key_offset": 1.0}, TypeError, "key_offset.*float"),
+    ({"key_offset": -(2**64)}, ValueError, "key_offset.*-18446744073709551616"),
 )
 
 
@@ -92,7 +94,7 @@ BAD_CALLS: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
     # kinds and dtypes
     ({"query": None}, TypeError, "query"),
     ({"query": [[1.0] * 8]}, TypeError, "query.*list"),
-    ({"query": zeros(2, 3, 8, dtype=np.float64)}, TypeError, "query.*float64"),
+    ({"query": zeros(2, 3, 8, dtype=np.float64)}, TypeError, r"query\b.*float64"),
     ({"query": zeros(2, 3, 8, dtype=np.float16)}, TypeError, "query.*float16"),
     ({"key": zeros(2, 4, 5, dtype=np.float64)}, TypeError, "key.*float64"),
     ({"key": "key"}, TypeError, "key.*str"),
@@ -141,10 +143,22 @@ BAD_CALLS: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
 @pytest.mark.parametrize(("change", "error", "message"), BAD_CALLS)
 def test_a_wrong_call_is_an_error(change: dict[str, Any], error: type[Exception], message: str) -> None:
     layer = MultiHeadAttention(8, 4, num_kv_heads=2, kdim=5, vdim=6)
+    layer(**GOOD)
     with pytest.raises(error, match=message):
         layer(**{**GOOD, **change})
-    with pytest.raises(RuntimeError, match="backward"):  # nothing was kept
+    with pytest.raises(RuntimeError, match="backward"):  # nothing was kept, and the good call's has been dropped
         layer.backward(zeros(2, 3, 8))
+
+
+def test_self_attention_names_its_one_argument() -> None:
+    layer = MultiHeadAttention(8, 4)
+    for query, error, message in (
+        (zeros(2, 3, 8, dtype=np.float64), TypeError, r"^query\b.*float64"),
+        (zeros(2, 3, 7), ValueError, "^query.*7.*8"),
+        (zeros(8), ValueError, r"^query.*\(8,\)"),
+    ):
+        with pytest.raises(error, match=message):
+            layer(query)
 
 
 def test_a_layer_works_after_a_wrong_call() -> None:

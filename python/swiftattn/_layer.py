@@ -327,11 +327,11 @@ class MultiHeadAttention:
         called from several threads at once. In gradient mode every thread needs a layer of its own, because a layer
         keeps one call only; copy.deepcopy makes one.
         """
-        if key is None and value is not None:
-            raise ValueError("value is given without a key; without a key, query is the key and the value")
         keeps = keeps_for_backward.get()
         if keeps:
             self._kept = None  # before the memory for this call is needed
+        if key is None and value is not None:
+            raise ValueError("value is given without a key; without a key, query is the key and the value")
         operands: Operands = (query, key, value, mask, bias, causal, key_lengths)
         wanted = 0 if not need_weights else 2 if average_weights else 1
         spare = None

@@ -14,6 +14,10 @@ import numpy as np
 __all__ = ["LayerConfig", "Rope", "parameter_shapes"]
 
 
+# Every integer up to it is a float64, and a sum of it and a length fits 64 bits.
+_FARTHEST = 2**53
+
+
 @dataclass(frozen=True)
 class Rope:
     """Rotary positions: pair t of a head's numbers turns by position / scaling * base^(-2t / dim).
@@ -33,7 +37,7 @@ class Rope:
     interleaved : bool, default False
         Pair t is (2t, 2t + 1) if True, as in GPT-J and GLM, and (t, t + dim / 2) if False, as in Llama.
     offset : int, default 0
-        The position of the first query.
+        The position of the first query; at most 2^53 from 0.
     key_offset : int, optional
         The position of the first key; default: `offset`.
 
@@ -62,8 +66,8 @@ class Rope:
             raise ValueError(f"dim must be even, because numbers turn in pairs, not {self.dim}")
         _judge_positive_numbers(self, "base", "scaling")
         _judge_flags(self, "interleaved")
-        _judge_integers(self, "offset")
-        _judge_integers(self, "key_offset", optional=True)
+        _judge_integers(self, "offset", least=-_FARTHEST, most=_FARTHEST)
+        _judge_integers(self, "key_offset", least=-_FARTHEST, most=_FARTHEST, optional=True)
 
 
 @dataclass(frozen=True)
@@ -160,16 +164,21 @@ def parameter_shapes(config: LayerConfig) -> dict[str, tuple[int, ...]]:
 # compared, printed and passed on to C. The instances are frozen for everybody else.
 
 
-def _judge_integers(owner: Rope | LayerConfig, *names: str, least: int | None = None, optional: bool = False) -> None:
+def _judge_integers(
+    owner: Rope | LayerConfig, *names: str, least: int, most: int | None = None, optional: bool = False
+) -> None:
     for name in names:
         value = getattr(owner, name)
         if optional and value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"{name} must be an int{' or None' if optional else ''}, not {type(value).__name__}")
-        if least is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, not {value}")
-        object.__setattr__(owner, name, int(value))
+        number = int(value)
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, not {number}")
+        if most is not None and number > most:
+            raise ValueError(f"{name} must be at most {most}, not {number}")
+        object.__setattr__(owner, name, number)
 
 
 def _judge_positive_numbers(owner: Rope | LayerConfig, *names: str) -> None:
