@@ -42,8 +42,12 @@ struct LayerShape {
     let query = arguments.query
     let key = arguments.key ?? query
     let value = arguments.value ?? key
-    try Self.judgeInputs(query, key, value)
-    type = query.type
+    type = arguments.parameters[.queryWeight]?.type ?? query.type
+    guard type == .float32 || type == .float64 else {
+      throw AttentionError(
+        .invalidElementType, "query_weight has dtype \(type.name); a layer takes float32 or float64")
+    }
+    try Self.judgeInputs(query, key, value, type)
     (headsQ, headsKV) = (arguments.headsQ, arguments.headsKV)
     guard 1...Self.largestWidth ~= headsQ, headsKV >= 1, headsQ % headsKV == 0 else {
       throw AttentionError(
@@ -75,20 +79,17 @@ struct LayerShape {
   }
 
   private static func judgeInputs(
-    _ query: TensorView, _ key: TensorView, _ value: TensorView
+    _ query: TensorView, _ key: TensorView, _ value: TensorView, _ type: ElementType
   ) throws(AttentionError) {
     guard query.rank >= 2, query.rank < Shape.maxRank else {
       throw AttentionError(
         .invalidShape, "query must have a rank from 2 to \(Shape.maxRank - 1), but has shape \(query.shape)")
     }
-    try TensorJudge.elements(query, "query", type: nil)
-    guard query.type == .float32 || query.type == .float64 else {
-      throw AttentionError(.invalidElementType, "query has dtype \(query.type.name); a layer takes float32 or float64")
-    }
+    try TensorJudge.elements(query, "query", type: type)
     try TensorJudge.rank(key, "key", query.rank)
     try TensorJudge.rank(value, "value", query.rank)
-    try TensorJudge.elements(key, "key", type: query.type)
-    try TensorJudge.elements(value, "value", type: query.type)
+    try TensorJudge.elements(key, "key", type: type)
+    try TensorJudge.elements(value, "value", type: type)
     for axis in 0..<query.rank - 2 {
       guard key.shape[axis] == query.shape[axis] else {
         throw AttentionError(
