@@ -99,7 +99,7 @@ def make_inputs(case: Case) -> Inputs:
 
 
 def load_cases(group: str) -> list[Case]:
-    """The rows of "throughput", "scaling" or "latency"."""
+    """The rows of "throughput", "scaling" or "latency"; those of "products" are for the Swift benchmark."""
     return [Case(**row) for row in _document()[group]["rows"]]
 
 

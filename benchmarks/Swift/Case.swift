@@ -1,8 +1,31 @@
 import Foundation
 import SwiftAttn
 
-/// One row of cases.json; benchmarks/cases.py says what the fields mean.
-struct Case: Decodable {
+/// What is known of a case besides how to run it.
+protocol Measurable: Decodable {
+  var name: String { get }
+  var flops: Double { get }
+  var dtype: String { get }
+  /// Nil: the fastest.
+  var isa: String? { get }
+  var threads: Int { get }
+  /// Share of the peak to reach.
+  var reach: Double { get }
+}
+
+/// The groups of cases.json that are measured here.
+struct Cases: Decodable {
+  struct Group<Row: Measurable>: Decodable { let rows: [Row] }
+  let throughput: Group<Case>
+  let products: Group<ProductCase>
+
+  init(from file: URL) throws {
+    self = try JSONDecoder().decode(Self.self, from: Data(contentsOf: file))
+  }
+}
+
+/// One row of the throughput; benchmarks/cases.py says what the fields mean.
+struct Case: Measurable {
   let name: String
   let op: String
   let dtype: String
@@ -26,15 +49,6 @@ struct Case: Decodable {
     case seqLenQ = "Sq"
     case seqLenK = "Sk"
     case headDim = "D"
-  }
-
-  private struct Document: Decodable {
-    struct Group: Decodable { let rows: [Case] }
-    let throughput: Group
-  }
-
-  static func load(from file: URL) throws -> [Case] {
-    try JSONDecoder().decode(Document.self, from: Data(contentsOf: file)).throughput.rows
   }
 
   var liveKeys: Int { mask == "pad" || mask == "lengths" ? seqLenK * 3 / 4 : seqLenK }

@@ -1,40 +1,27 @@
-import Foundation
 import SwiftAttn
 
-/// Matrix products as a layer makes them: y = x W^T + b, its gradients, and square ones.
+/// A matrix product as a layer makes it: y = x W^T + b, or one of its gradients.
 struct ProductCase: Measurable {
   let name: String
+  let dtype: String
+  /// Of the result.
   let rows: Int
   let columns: Int
   let depth: Int
   let transposesA: Bool
   let transposesB: Bool
+  let isa: String?
+  let threads: Int
   let reach: Double
 
-  static let all = [
-    ProductCase(
-      name: "product f32 2048 2048 2048", rows: 2048, columns: 2048, depth: 2048, transposesA: false, transposesB: true,
-      reach: 0.90),
-    ProductCase(
-      name: "product f32 512 512 512", rows: 512, columns: 512, depth: 512, transposesA: false, transposesB: true,
-      reach: 0.80),
-    ProductCase(
-      name: "product f32 64 1536 512", rows: 64, columns: 1536, depth: 512, transposesA: false, transposesB: true,
-      reach: 0.70),
-    ProductCase(
-      name: "product f32 1024 1536 512", rows: 1024, columns: 1536, depth: 512, transposesA: false, transposesB: true,
-      reach: 0.85),
-    ProductCase(
-      name: "product f32 1024 512 1536, dX", rows: 1024, columns: 512, depth: 1536, transposesA: false,
-      transposesB: false, reach: 0.82),
-    ProductCase(
-      name: "product f32 1536 512 1024, dW", rows: 1536, columns: 512, depth: 1024, transposesA: true,
-      transposesB: false, reach: 0.82),
-  ]
-
-  let dtype = "f32"
-  let isa: String? = nil
-  let threads = 2
+  enum CodingKeys: String, CodingKey {
+    case name, dtype, isa, threads, reach
+    case rows = "M"
+    case columns = "N"
+    case depth = "K"
+    case transposesA = "transposes_a"
+    case transposesB = "transposes_b"
+  }
 
   var flops: Double { 2 * Double(rows) * Double(columns) * Double(depth) }
 

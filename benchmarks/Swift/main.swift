@@ -4,8 +4,8 @@ import SwiftAttn
 
 // swift run -c release swiftattn-benchmark [filter]
 //
-// The throughput rows of cases.json through the Swift API, and the matrix products of a layer: the FMA peak and the call
-// take turns, and what is reported is the median over the rounds.
+// The throughput rows of cases.json through the Swift API, and its matrix products: the FMA peak and the call take
+// turns, and what is reported is the median over the rounds.
 
 let rounds = 5
 let secondsPerTurn = 0.3
@@ -29,20 +29,6 @@ func seconds(_ body: () throws -> Void) rethrows -> Double {
 }
 
 func median(_ values: [Double]) -> Double { values.sorted()[values.count / 2] }
-
-/// What is known of a case besides how to run it.
-protocol Measurable {
-  var name: String { get }
-  var flops: Double { get }
-  var dtype: String { get }
-  /// Nil: the fastest.
-  var isa: String? { get }
-  var threads: Int { get }
-  /// Share of the peak to reach.
-  var reach: Double { get }
-}
-
-extension Case: Measurable {}
 
 /// Times one case and prints its line.
 func measure(_ row: some Measurable, _ run: () throws -> Void) throws {
@@ -73,15 +59,16 @@ func measure(_ row: some Measurable, _ run: () throws -> Void) throws {
   print(text)
 }
 
-let file = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appending(path: "../cases.json")
+let cases = try Cases(
+  from: URL(fileURLWithPath: #filePath).deletingLastPathComponent().appending(path: "../cases.json"))
 let filter = CommandLine.arguments.dropFirst().first
-for row in try Case.load(from: file) where filter.map(row.name.contains) ?? true {
+for row in cases.throughput.rows where filter.map(row.name.contains) ?? true {
   if row.dtype == "f64" {
     try measure(row, Workload<Double>(row).run)
   } else {
     try measure(row, Workload<Float>(row).run)
   }
 }
-for row in ProductCase.all where filter.map(row.name.contains) ?? true {
+for row in cases.products.rows where filter.map(row.name.contains) ?? true {
   try row.prepared { product in try measure(row) { try product.run(threads: row.threads) } }
 }
