@@ -3,7 +3,14 @@
     python benchmarks/bench.py --filter 'train.*causal' --rounds 9
 
 Every case is measured in rounds in which the peak, swiftattn and the peers take turns; see measure.py. Peers are torch,
-onnxruntime (with onnx) and NumPy itself, where they can be imported; NumPy's BLAS chooses its own number of threads.
+onnxruntime (with onnx), openvino and NumPy itself, where they can be imported; NumPy's BLAS chooses its own number of
+threads.
+
+Two of the peers may leave a part of the processor unused unless the environment tells them otherwise:
+
+- torch: its MKL uses AVX-512 on what it believes to be Intel's processors. LD_PRELOAD=/tmp/intel.so makes it believe so
+  of any, after: echo 'int mkl_serv_intel_cpu_true(void) { return 1; }' | cc -shared -fPIC -x c -o /tmp/intel.so -
+- numpy: OPENBLAS_CORETYPE=SkylakeX is for processors with AVX-512 that its OpenBLAS takes for older ones.
 """
 
 import argparse

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import swiftattn
-from cases import Case, Inputs, make_inputs
+from cases import Case, Inputs, LayerInputs, make_inputs
 from fma_peak import fma_peak
 from peers import Peer
 
@@ -59,8 +59,33 @@ def settings(case: Case) -> Iterator[None]:
         swiftattn.set_num_threads(threads)
 
 
-def prepare_swiftattn(case: Case, inputs: Inputs) -> Run:
+def prepare_swiftattn(case: Case, inputs: Inputs | LayerInputs) -> Run:
     """The call that is timed; it returns out, or a tuple that begins with it."""
+    return prepare_layer(case, inputs) if isinstance(inputs, LayerInputs) else prepare_attention(case, inputs)
+
+
+def prepare_layer(case: Case, inputs: LayerInputs) -> Run:
+    """A step of a layer's training without the update, or what serving a trained one does."""
+    layer = swiftattn.MultiHeadAttention(case.embed_dim, case.H, dtype=inputs.x.dtype)
+    layer.load_state_dict(inputs.parameters)
+    x, dout = inputs.x, inputs.dout
+
+    def infer() -> Any:
+        with swiftattn.no_grad():
+            return layer(x)
+
+    if dout is None:
+        return infer
+
+    def train() -> Any:
+        layer.zero_grad()
+        return layer(x), layer.backward(dout)
+
+    return train
+
+
+def prepare_attention(case: Case, inputs: Inputs) -> Run:
+    """The operator, or the operator and its gradients."""
     q, k, v, dout = inputs.q, inputs.k, inputs.v, inputs.dout
     options: dict[str, Any] = {"causal": case.causal}
     # Only what the case uses is passed on: a default left alone is what users write too.
@@ -78,7 +103,7 @@ def prepare_swiftattn(case: Case, inputs: Inputs) -> Run:
     return train
 
 
-def prepare_peers(case: Case, inputs: Inputs, peers: list[Peer], ours: Run) -> dict[str, Run]:
+def prepare_peers(case: Case, inputs: Inputs | LayerInputs, peers: list[Peer], ours: Run) -> dict[str, Run]:
     """The calls of the peers that support the case, after a check that they compute what swiftattn does."""
     result = ours()
     expected = result[0] if isinstance(result, tuple) else result

@@ -52,45 +52,29 @@ struct Case: Measurable {
   }
 
   var liveKeys: Int { mask == "pad" || mask == "lengths" ? seqLenK * 3 / 4 : seqLenK }
-  var trains: Bool { op == "train" }
+  var isLayer: Bool { op.hasPrefix("layer") }
+  var trains: Bool { op.hasSuffix("train") }
+  var embedDim: Int { headsQ * headDim }
+
+  /// Those of the attention, and 8 B S E^2 for a layer's four projections, 3 times that with their gradients.
+  var flops: Double {
+    let projections = 8 * Double(batches * seqLenQ) * Double(embedDim * embedDim) * (trains ? 3 : 1)
+    return attentionFlops + (isLayer ? projections : 0)
+  }
 
   /// 4 D for each pair of a query and a key that it may attend to, 3.5 times that with the backward pass.
-  var flops: Double {
+  private var attentionFlops: Double {
     let pairs = causal ? (0..<seqLenQ).reduce(0) { $0 + min($1 + 1, seqLenK) } : seqLenQ * liveKeys
     return 4 * Double(batches * headsQ) * Double(pairs) * Double(headDim) * (trains ? 3.5 : 1)
   }
-}
 
-/// The tensors of a case and the call that is timed.
-struct Workload<Element: ComputeElement> {
-  private let query: Tensor<Element>
-  private let key: Tensor<Element>
-  private let value: Tensor<Element>
-  private let attention: Attention<Element>
-  private let trains: Bool
-
-  init(_ row: Case) throws {
-    var generator = SystemRandomNumberGenerator()
-    func draw(_ shape: [Int]) throws -> Tensor<Element> {
-      let elements = (0..<shape.reduce(1, *)).map { _ in Element(Double.random(in: -1...1, using: &generator)) }
-      return try Tensor(elements, shape: shape)
-    }
-    query = try draw([row.batches, row.headsQ, row.seqLenQ, row.headDim])
-    key = try draw([row.batches, row.headsKV, row.seqLenK, row.headDim])
-    value = try draw([row.batches, row.headsKV, row.seqLenK, row.headDim])
-    trains = row.trains
-    var attention = Attention<Element>(causal: row.causal ? .topLeft : .none)
-    switch row.mask {
-    case "bias": attention.bias = try draw([1, row.headsQ, row.seqLenQ, row.seqLenK])
-    case "pad": attention.mask = try Tensor((0..<row.seqLenK).map { $0 < row.liveKeys }, shape: [row.seqLenK])
-    case "lengths": attention.keyLengths = Array(repeating: row.liveKeys, count: row.batches)
-    default: break
-    }
-    self.attention = attention
+  /// With inputs of its own.
+  func workload() throws -> any Workload {
+    dtype == "f64" ? try workload(Double.self) : try workload(Float.self)
   }
 
-  func run() throws {
-    let output = try attention.forward(query: query, key: key, value: value)
-    if trains { _ = try attention.backward(query, query: query, key: key, value: value, output: output) }
+  private func workload<Element: ComputeElement>(_: Element.Type) throws -> any Workload {
+    if isLayer { return try LayerWorkload<Element>(self) }
+    return try AttentionWorkload<Element>(self)
   }
 }

@@ -63,11 +63,7 @@ let cases = try Cases(
   from: URL(fileURLWithPath: #filePath).deletingLastPathComponent().appending(path: "../cases.json"))
 let filter = CommandLine.arguments.dropFirst().first
 for row in cases.throughput.rows where filter.map(row.name.contains) ?? true {
-  if row.dtype == "f64" {
-    try measure(row, Workload<Double>(row).run)
-  } else {
-    try measure(row, Workload<Float>(row).run)
-  }
+  try measure(row, row.workload().run)
 }
 for row in cases.products.rows where filter.map(row.name.contains) ?? true {
   try row.prepared { product in try measure(row) { try product.run(threads: row.threads) } }
