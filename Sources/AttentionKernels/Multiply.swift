@@ -1,4 +1,5 @@
 import AttentionBlocks
+import CSwiftAttnShims
 
 /// A register tile's shape: `rows` x `vectors` accumulators stay in registers for the whole depth.
 struct TileShape<let rows: Int, let vectors: Int> {}
@@ -25,6 +26,7 @@ func multiplyRows<V: LaneVector, let rows: Int, let vectors: Int>(
 ) {
   var row = 0
   while row &+ rows <= product.rows {
+    if product.depth >= 128 { prefetchSums(product.rows(from: row &+ rows), shape, V.self) }
     multiplyTile(product.rows(from: row), shape, V.self)
     row &+= rows
   }
@@ -38,6 +40,16 @@ func multiplyRows<V: LaneVector, let rows: Int, let vectors: Int>(
   }
   if row < product.rows {
     multiplyTile(product.rows(from: row), TileShape<1, vectors>(), V.self)
+  }
+}
+
+/// The elements of C that the next tile begins with, which are on their way while this one is computed.
+@inline(__always)
+func prefetchSums<V: LaneVector, let rows: Int, let vectors: Int>(
+  _ product: BlockProduct<V.Scalar>, _: TileShape<rows, vectors>, _: V.Type
+) {
+  for i in 0..<rows {
+    for j in 0..<vectors { sa_prefetch(product.c + (i &* product.cStride &+ j &* V.lanes)) }
   }
 }
 

@@ -2,20 +2,15 @@ import AttentionBlocks
 
 /// One matrix product, item after item (`MatrixProduct` explains how).
 struct MatrixPass<Element: ComputeElement>: ParallelPass {
-  /// Elements of the depth that are packed at a time.
-  static var depthBlock: Int { 256 }
-  /// Rows of A that are packed, and of C that are staged where it is not written directly, at a time.
-  static var rowBlock: Int { 192 }
-  /// Columns of a strip from which packing A pays.
-  private static var fewestColumnsToPack: Int { 6 * Element.lanes }
-
   let product: MatrixProduct<Element>
+  let blocking: MatrixBlocking
   let partition: MatrixPartition
   let kernels: KernelTable<Element>
 
   func run(_ control: borrowing CallControl, participant: Int) {
-    guard var workspace = Workspace(bytes: MatrixWorkspace<Element>.bytes(partition)) else { return }
-    let state = MatrixWorkspace<Element>(partition, &workspace)
+    let layout = MatrixWorkspace<Element>.Layout(self)
+    guard var workspace = Workspace(bytes: layout.bytes) else { return }
+    let state = MatrixWorkspace<Element>(layout, &workspace)
     while let item = control.claim() {
       compute(item: partition.item(item), state, control, participant: participant)
       guard !control.isStopped else { return }
@@ -27,7 +22,9 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
     item: MatrixPartition.Item, _ state: MatrixWorkspace<Element>, _ control: borrowing CallControl, participant: Int
   ) {
     let writesDirectly = product.c.columnStride == 1 && item.columns.count % Element.lanes == 0
-    let step = writesDirectly ? item.rows.count : Self.rowBlock
+    let step = writesDirectly ? item.rows.count : MatrixWorkspace<Element>.stagedRows
+    let isWhole = product.depth <= blocking.depth
+    if isWhole { packB(0..<product.depth, item.columns, state) }
     for first in stride(from: item.rows.lowerBound, to: item.rows.upperBound, by: step) {
       let rows = first..<min(first + step, item.rows.upperBound)
       let block = MatrixPartition.Item(rows: rows, columns: item.columns)
@@ -36,8 +33,10 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
         ? LaneMatrix(base: product.c.element(rows.lowerBound, item.columns.lowerBound), stride: product.c.rowStride)
         : state.staging
       var start = begin(block, in: target, writesDirectly: writesDirectly)
-      for depth in stride(from: 0, to: max(product.depth, 1), by: Self.depthBlock) {
-        add(block, depth: depth..<min(depth + Self.depthBlock, product.depth), state, to: target, start)
+      for first in stride(from: 0, to: max(product.depth, 1), by: blocking.depth) {
+        let depth = first..<min(first + blocking.depth, product.depth)
+        if !isWhole { packB(depth, item.columns, state) }
+        add(block, depth: depth, state, to: target, start)
         start = .accumulator
         if control.shouldStop(participant: participant) { return }
       }
@@ -69,26 +68,26 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
     for lane in column..<end { row[lane] = 0 }
   }
 
-  /// target (+)= A[rows][depth] B[depth][columns]
+  /// target (+)= A[rows][depth] B[depth][columns], of which B has been packed
   private func add(
     _ block: MatrixPartition.Item, depth: Range<Int>, _ state: MatrixWorkspace<Element>,
     to target: LaneMatrix<Element>, _ start: BlockProduct<Element>.Start
   ) {
-    let panels = packB(depth, block.columns, state)
-    for first in stride(from: block.rows.lowerBound, to: block.rows.upperBound, by: Self.rowBlock) {
-      let rows = first..<min(first + Self.rowBlock, block.rows.upperBound)
+    for first in stride(from: block.rows.lowerBound, to: block.rows.upperBound, by: blocking.rows) {
+      let rows = first..<min(first + blocking.rows, block.rows.upperBound)
       var a = StridedMatrix(
         base: product.a.element(first, depth.lowerBound), rows: rows.count, columns: depth.count,
         rowStride: product.a.rowStride, columnStride: product.a.columnStride)
-      if block.columns.count >= Self.fewestColumnsToPack { a = packed(a, state) }
+      if blocking.packsA { a = packed(a, state) }
       let c = target.row(first - block.rows.lowerBound)
-      for panel in panels {
+      for panel in StripPanels(columns: block.columns.count, lanes: Element.lanes) {
         let lane = panel.firstVector * Element.lanes
+        let b = state.panel(panel)
         kernels.products.multiply(
           BlockProduct(
             a: a.base, rowStride: a.rowStride, depthStride: a.columnStride, rows: rows.count, depth: depth.count,
-            vectors: panel.vectors, b: state.panel(panel).base, bStride: state.panel(panel).stride, c: c + lane,
-            cStride: target.stride, start: start.lanes(from: lane)))
+            vectors: panel.vectors, b: b.base, bStride: b.stride, c: c + lane, cStride: target.stride,
+            start: start.lanes(from: lane)))
       }
     }
   }
@@ -105,10 +104,9 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
   }
 
   /// Packs panel by panel, so that the rows of each are next to each other.
-  private func packB(_ depth: Range<Int>, _ columns: Range<Int>, _ state: MatrixWorkspace<Element>) -> StripPanels {
-    let panels = StripPanels(vectors: (columns.count + Element.lanes - 1) / Element.lanes)
+  private func packB(_ depth: Range<Int>, _ columns: Range<Int>, _ state: MatrixWorkspace<Element>) {
     let b = product.b
-    for panel in panels {
+    for panel in StripPanels(columns: columns.count, lanes: Element.lanes) {
       let first = columns.lowerBound + panel.firstVector * Element.lanes
       let count = min(panel.vectors * Element.lanes, columns.upperBound - first)
       let base = b.element(depth.lowerBound, first)
@@ -125,7 +123,6 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
           state.panel(panel), 1)
       }
     }
-    return panels
   }
 
   private func writeOut(_ block: MatrixPartition.Item, _ state: MatrixWorkspace<Element>) {
@@ -149,6 +146,34 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
 
 /// A thread's memory for a matrix product.
 struct MatrixWorkspace<Element: ComputeElement> {
+  /// Rows of C that are staged at a time where it is not written directly.
+  static var stagedRows: Int { 192 }
+
+  /// How large its parts are.
+  struct Layout {
+    let lanes: Int
+    let depth: Int
+    let offsets: Int
+    let elementsOfA: Int
+    let stagedRows: Int
+
+    init(_ pass: MatrixPass<Element>) {
+      let (columns, blocking) = (min(pass.partition.columnsPerStrip, pass.partition.columns), pass.blocking)
+      lanes = (columns + Element.lanes - 1) / Element.lanes * Element.lanes
+      depth = blocking.depth
+      offsets = max(lanes, blocking.rows, blocking.depth, MatrixWorkspace.stagedRows)
+      elementsOfA = blocking.packsA ? (blocking.rows + Element.lanes) * (blocking.depth + Element.lanes) : 0
+      let writesDirectly = pass.product.c.columnStride == 1 && pass.partition.columns % Element.lanes == 0
+      stagedRows = writesDirectly ? 0 : MatrixWorkspace.stagedRows
+    }
+
+    var bytes: Int {
+      Workspace.bytes(offsets, of: Int.self) + Workspace.bytes(elementsOfA, of: Element.self)
+        + Workspace.bytes(depth * lanes, of: Element.self) + Workspace.bytes(stagedRows * lanes, of: Element.self)
+        + Workspace.bytes(lanes, of: Element.self)
+    }
+  }
+
   let offsets: UnsafeMutablePointer<Int>
   let packedA: UnsafeMutablePointer<Element>
   /// B's block, panel after panel of [depth][lane].
@@ -157,42 +182,21 @@ struct MatrixWorkspace<Element: ComputeElement> {
   let staging: LaneMatrix<Element>
   /// Factors of a transposition that scales nothing.
   let ones: UnsafeMutablePointer<Element>
+  private let depth: Int
 
-  /// The most columns of a strip: 16 panels, or 4 where C is staged beside it.
-  static func widest(direct: Bool) -> Int { (direct ? 16 : 4) * BlockSize.vectorsPerPanel * Element.lanes }
-
-  private static func lanes(_ partition: MatrixPartition) -> Int {
-    (min(partition.columnsPerStrip, partition.columns) + Element.lanes - 1) / Element.lanes * Element.lanes
-  }
-
-  private static func offsetCount(_ partition: MatrixPartition) -> Int {
-    max(lanes(partition), MatrixPass<Element>.rowBlock, MatrixPass<Element>.depthBlock)
-  }
-
-  private static var elementsOfA: Int { MatrixPass<Element>.rowBlock * MatrixPass<Element>.depthBlock }
-
-  static func bytes(_ partition: MatrixPartition) -> Int {
-    let lanes = lanes(partition)
-    return Workspace.bytes(offsetCount(partition), of: Int.self) + Workspace.bytes(elementsOfA, of: Element.self)
-      + Workspace.bytes(MatrixPass<Element>.depthBlock * lanes, of: Element.self)
-      + Workspace.bytes(MatrixPass<Element>.rowBlock * lanes, of: Element.self)
-      + Workspace.bytes(lanes, of: Element.self)
-  }
-
-  init(_ partition: MatrixPartition, _ workspace: inout Workspace) {
-    let lanes = Self.lanes(partition)
-    offsets = workspace.take(Self.offsetCount(partition), of: Int.self)
-    packedA = workspace.take(Self.elementsOfA, of: Element.self)
-    packedB = workspace.take(MatrixPass<Element>.depthBlock * lanes, of: Element.self)
-    staging = workspace.matrix(rows: MatrixPass<Element>.rowBlock, stride: lanes)
-    ones = workspace.take(lanes, of: Element.self)
-    ones.update(repeating: 1, count: lanes)
+  init(_ layout: Layout, _ workspace: inout Workspace) {
+    depth = layout.depth
+    offsets = workspace.take(layout.offsets, of: Int.self)
+    packedA = workspace.take(layout.elementsOfA, of: Element.self)
+    packedB = workspace.take(layout.depth * layout.lanes, of: Element.self)
+    staging = workspace.matrix(rows: layout.stagedRows, stride: layout.lanes)
+    ones = workspace.take(layout.lanes, of: Element.self)
+    ones.update(repeating: 1, count: layout.lanes)
   }
 
   func panel(_ panel: StripPanels.Panel) -> LaneMatrix<Element> {
     LaneMatrix(
-      base: packedB + panel.firstVector * Element.lanes * MatrixPass<Element>.depthBlock,
-      stride: panel.vectors * Element.lanes)
+      base: packedB + panel.firstVector * Element.lanes * depth, stride: panel.vectors * Element.lanes)
   }
 }
 
@@ -206,7 +210,7 @@ struct StripPanels: Sequence, IteratorProtocol {
   private let total: Int
   private var position = 0
 
-  init(vectors: Int) { total = vectors }
+  init(columns: Int, lanes: Int) { total = (columns + lanes - 1) / lanes }
 
   mutating func next() -> Panel? {
     let left = total - position

@@ -107,10 +107,12 @@ package struct MatrixProduct<Element: ComputeElement>: Sendable {
     let work = Double(rows) * Double(columns) * Double(depth)
     let participants = work < Double(AttentionOperator.serialWork) ? 1 : threads
     let product = oriented
+    let blocking = MatrixBlocking(product)
     let partition = MatrixPartition(
       rows: product.rows, columns: product.columns, panel: BlockSize.vectorsPerPanel * Element.lanes,
-      widest: MatrixWorkspace<Element>.widest(direct: product.c.columnStride == 1), threads: participants)
-    let pass = MatrixPass(product: product, partition: partition, kernels: Element.kernels(try Dispatch.current()))
+      widest: blocking.widest, threads: participants)
+    let pass = MatrixPass(
+      product: product, blocking: blocking, partition: partition, kernels: Element.kernels(try Dispatch.current()))
     let control = CallControl(items: partition.count, check: check)
     try ParallelCall(pass: pass, control: control).run(participants: min(participants, partition.count))
   }
