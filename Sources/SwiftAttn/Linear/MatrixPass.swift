@@ -56,7 +56,12 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
     for row in 0..<block.rows.count {
       let source = start.element(block.rows.lowerBound + row, block.columns.lowerBound)
       let destination = target.row(row)
-      for column in 0..<block.columns.count { destination[column] = source[column * start.columnStride] }
+      switch start.columnStride {
+      case 0: destination.update(repeating: source.pointee, count: block.columns.count)
+      case 1: destination.update(from: source, count: block.columns.count)
+      default:
+        for column in 0..<block.columns.count { destination[column] = source[column * start.columnStride] }
+      }
       if !writesDirectly { clearTail(destination, from: block.columns.count) }
     }
     return .accumulator
