@@ -46,20 +46,21 @@ package struct StridedMatrix<Element: ComputeElement>: @unchecked Sendable {
 ///
 /// How it is done. The register tiles of attention (`BlockProduct`) compute C's rows with the lanes along its columns. B is
 /// packed, a strip of columns and a block of the depth at a time, in panels of 3 vectors whose rows are next to each other.
-/// A's rows are packed too, which costs little where the strip is wide: rows that lie a power of two apart would otherwise
-/// fight for the same sets of every cache.
+/// A is read where it is, one scalar at a time, if its rows lie along the depth, as those of activations and weights do; else
+/// (dY^T) a block is copied, because every step of the depth would touch another page.
 ///
-///     for each item (rows of C, strip of up to 16 panels of its columns):    the threads' queue
-///         for each 256 of the depth:
-///             pack B[256][strip]                                             or gather, where B's columns are its rows
-///             for each 192 of the rows:
-///                 pack A[192][256]
-///                 C[192][strip] += A[192][256] B[256][strip]                 8x3 tiles
+///     for each item (rows of C, strip of its columns):                       the threads' queue
+///         for each block of the depth, up to 512:
+///             pack B[512][strip]                                             or gather, where B's columns are its rows
+///             for each 48 of the rows:
+///                 C[48][strip] += A[48][512] B[512][strip]                   8x3 tiles, panel by panel
 ///
-/// Bytes (f32): packed A is 192 KB and a packed strip at most 768 KB, both in the second level. A panel of B, 256 * 48 * 4 =
-/// 48 KB, passes once for every 8 rows, in order: 192 bytes for 24 multiply-adds of vectors, a quarter of what the second
-/// level gives in that time. C, which is large, is read and written once every 256 of the depth; with blocks of 128, which
-/// keep the panel in the first level, that was slower (2048^3: 71 % of the peak against 75 %).
+/// Bytes (f32): a packed strip of 4 panels is 393 KB and 48 rows of A 98 KB, together half of the second level. A panel of B,
+/// 512 * 48 * 4 = 98 KB, passes once for every 8 rows, in order: 192 bytes for 24 multiply-adds of vectors, a quarter of what
+/// the second level gives in that time. C is read and written once every 512 of the depth; the tile prefetches that of the
+/// next. On one thread of a Zen 4, (1024 x 512) (512 x 1536): 82 % of the peak with A copied and blocks of 256, 92 % so. Tried
+/// and dropped: prefetching what is copied next (0 to 0.5 %), copying A where its rows are a multiple of 4 KiB apart (-8 %).
+/// `MatrixBlocking` has the sizes.
 ///
 /// The product may as well be computed as C^T = B^T A^T. That packs A instead of B and leaves lanes along C's rows;
 /// the cheaper of the two is done. So a projection of few tokens transposes them and not its weights.
