@@ -20,12 +20,12 @@ SWIFT_FILES := Package.swift $(call find_files,-name '*.swift')
 C_FILES := $(call find_files,-name '*.[ch]') $(call find_files,-name '*.cpp')
 PYTHON_FILES := setup.py $(wildcard scripts/*.py) $(call find_files,-name '*.py')
 
-.PHONY: help demo test bench lint format clean install library programs environment
+.PHONY: help demo demo-translation demo-search test bench lint format clean install library programs environment
 .PHONY: lint-swift lint-c lint-python lint-sizes
 .PHONY: test-swift test-swift-client test-c test-python test-isa test-install test-sanitizers
 
 help:
-	@echo 'make demo             train a small Transformer on English text'
+	@echo 'make demo             train a small Transformer on English text; also demo-translation, demo-search'
 	@echo 'make test             run all tests: test-swift test-swift-client test-c test-python test-isa test-install'
 	@echo 'make test-sanitizers  run the Swift and C tests under AddressSanitizer and ThreadSanitizer'
 	@echo 'make bench            measure speed'
@@ -35,6 +35,14 @@ help:
 
 demo: environment
 	$(PYTHON) examples/train_char_lm.py --out-dir build/demo
+
+# Learns to write dates in twenty languages as ISO 8601.
+demo-translation: environment
+	$(PYTHON) examples/translation.py --out-dir build/demo
+
+# Asks for questions and answers them with passages of Python's manual.
+demo-search: environment
+	$(PYTHON) examples/semantic_search.py
 
 test: test-swift test-swift-client test-c test-python test-isa test-install
 
