@@ -3,50 +3,21 @@
 #ifndef BAD_CALLS_H
 #define BAD_CALLS_H
 
+#include "edits.h"
 #include "problem.h"
 
 #include <limits.h>
 
-typedef enum field {
-  NOTHING,
-  MISSING, /* the tensor's pointer becomes NULL */
-  DATA,    /* its data becomes NULL */
-  SHIFT,   /* its data moves by `number` bytes */
-  DTYPE,   /* its dtype becomes `number` */
-  RANK,    /* its rank becomes `number` */
-  LENGTH,  /* its length in `axis` becomes `number` */
-  STRIDE,  /* its stride in `axis` becomes `number` */
-  ALIAS,   /* its data becomes that of the operand `number` */
-  ELEMENT, /* its first element becomes `number` */
-  CAUSAL,  /* from here on the edits concern the call, not an operand: the enum becomes `number` */
-  SCALE,   /* becomes bad_scales[number] */
+enum {
+  CAUSAL = CALL, /* the enum becomes `number` */
+  SCALE,         /* becomes bad_scales[number] */
   ATTENTION_SIZE,
   GRADIENTS_SIZE,
   ATTENTION_MISSING,
   GRADIENTS_MISSING
-} field;
-
-typedef struct edit {
-  field what;
-  int which; /* an operand, or ANY for those that concern none */
-  int axis;
-  int64_t number;
-} edit;
-
-enum { FORWARD = 1, BACKWARD = 2, BOTH = 3, ANY = 0 };
-
-typedef struct bad_call {
-  const char *names;
-  swiftattn_status status;
-  int calls; /* in which of the two functions it is bad */
-  edit edits[6];
-} bad_call;
+};
 
 static const double bad_scales[] = {0, NAN, INFINITY, -INFINITY};
-
-#define ARGUMENT SWIFTATTN_INVALID_ARGUMENT
-#define SHAPE SWIFTATTN_INVALID_SHAPE
-#define ELEMENT_TYPE SWIFTATTN_INVALID_DTYPE
 
 static const bad_call bad_calls[] = {
     /* Missing structs and tensors. */
@@ -154,6 +125,13 @@ static const bad_call bad_calls[] = {
      BOTH,
      {{LENGTH, KEY, 2, INT64_MAX / 4}, {STRIDE, KEY, 2, 0}, {LENGTH, VALUE, 2, INT64_MAX / 4}, {STRIDE, VALUE, 2, 0}}},
     {"query", SHAPE, BOTH, {{LENGTH, QUERY, 0, INT64_MAX}, {LENGTH, KEY, 0, INT64_MAX}, {LENGTH, VALUE, 0, INT64_MAX}}},
+    {"query",
+     SHAPE,
+     BOTH,
+     {{LENGTH, QUERY, 3, INT64_MAX / 64},
+      {STRIDE, QUERY, 3, 0},
+      {LENGTH, KEY, 3, INT64_MAX / 64},
+      {STRIDE, KEY, 3, 0}}},
     {"query", SHAPE, BOTH, {{STRIDE, QUERY, 0, INT64_MAX - 3}}},
     {"value", SHAPE, BOTH, {{STRIDE, VALUE, 2, INT64_MIN}}},
     {"out", SHAPE, BOTH, {{STRIDE, OUT, 2, INT64_MIN}}},

@@ -1,7 +1,10 @@
-/* CHECK prints what failed and counts on; the program's exit status is check_result(). */
+/* CHECK prints what failed and counts on; the program's exit status is check_result(). C11 and C++17. */
 #ifndef CHECK_H
 #define CHECK_H
 
+#include "tensors.h"
+
+#include <math.h>
 #include <stdio.h>
 
 static int checks_made, checks_failed;
@@ -17,6 +20,21 @@ static int checks_made, checks_failed;
       fputc('\n', stderr);                                                                                             \
     }                                                                                                                  \
   } while (0)
+
+/* Checks that an output is what is expected, up to `tolerance`, and that nothing around its elements was written. */
+static inline void check_array(const array *got, const array *expected, double tolerance, const char *name,
+                               const char *operand) {
+  int64_t wrong = 0;
+  double first_got = 0, first_expected = 0;
+  for (int64_t linear = 0; linear < tensor_count(&got->view); linear++) {
+    const double is = flat_get(&got->view, linear), ought = flat_get(&expected->view, linear);
+    if (is != ought && !(fabs(is - ought) <= tolerance * (1 + fabs(ought))) && wrong++ == 0)
+      first_got = is, first_expected = ought;
+  }
+  CHECK(wrong == 0, "%s: %s: %lld elements are wrong, the first is %.9g instead of %.9g", name, operand,
+        (long long)wrong, first_got, first_expected);
+  CHECK(array_gaps_intact(got), "%s: %s: memory around the elements was written", name, operand);
+}
 
 static inline int check_result(const char *program) {
   printf("%s: %d checks, %d failed\n", program, checks_made, checks_failed);

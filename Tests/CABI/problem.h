@@ -237,21 +237,9 @@ static inline swiftattn_status problem_backward(const problem *made) {
 
 /* Checks that an output is what the reference computes and that nothing around its elements was written. */
 static inline void problem_check(const problem *made, operand which, const char *name) {
-  const array *got = &made->operands[which], *expected = &made->expected[which];
-  const double tolerance = got->view.dtype == SWIFTATTN_FLOAT32 ? 2e-5 : 2e-13;
-  int64_t index[MAX_RANK] = {0};
-  int64_t wrong = 0;
-  double first_got = 0, first_expected = 0;
-  for (int64_t linear = 0; linear < tensor_count(&got->view); linear++) {
-    unravel(&got->view, linear, index);
-    const double is = tensor_get(&got->view, index, got->view.rank);
-    const double ought = tensor_get(&expected->view, index, expected->view.rank);
-    if (is != ought && !(fabs(is - ought) <= tolerance * (1 + fabs(ought))) && wrong++ == 0)
-      first_got = is, first_expected = ought;
-  }
-  CHECK(wrong == 0, "%s: %s: %lld elements are wrong, the first is %.9g instead of %.9g", name, operand_names[which],
-        (long long)wrong, first_got, first_expected);
-  CHECK(array_gaps_intact(got), "%s: %s: memory around the elements was written", name, operand_names[which]);
+  const array *got = &made->operands[which];
+  check_array(got, &made->expected[which], got->view.dtype == SWIFTATTN_FLOAT32 ? 2e-5 : 2e-13, name,
+              operand_names[which]);
 }
 
 #endif /* PROBLEM_H */

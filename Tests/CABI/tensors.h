@@ -103,6 +103,19 @@ static inline void unravel(const swiftattn_tensor *tensor, int64_t linear, int64
   }
 }
 
+/* The element `linear` places after the first in row-major order. */
+static inline double flat_get(const swiftattn_tensor *tensor, int64_t linear) {
+  int64_t index[MAX_RANK] = {0};
+  unravel(tensor, linear, index);
+  return tensor_get(tensor, index, tensor->rank);
+}
+
+static inline void flat_set(const swiftattn_tensor *tensor, int64_t linear, double number) {
+  int64_t index[MAX_RANK] = {0};
+  unravel(tensor, linear, index);
+  tensor_set(tensor, index, tensor->rank, number);
+}
+
 /* An uninitialised array; its memory holds PATTERN. */
 static inline array array_make(int32_t dtype, int rank, const int64_t *shape, layout form) {
   const int64_t size = (int64_t)dtype_size(dtype);

@@ -1,6 +1,7 @@
 /* Version, threads, tiers, kernel ids and the interrupt callback. Run as `test_control <tier>`, it also checks that
  * this is the tier in use by default. */
 #define _POSIX_C_SOURCE 200809L
+#include "layer_problem.h"
 #include "problem.h"
 
 #include <fenv.h>
@@ -9,6 +10,39 @@
 static const problem_spec small = {"small", 4, 2, 4, 2, 33, 65, 16, 24, SWIFTATTN_CAUSAL_NONE, WITH_BIAS | WITH_MASK};
 /* Long enough, at 8.6 GFLOP, for any processor to see the callback several times. */
 static const problem_spec lengthy = {"lengthy", 3, 1, 8, 8, 2048, 2048, 64, 64, SWIFTATTN_CAUSAL_NONE, 0};
+
+static const swiftattn_rope rope = {sizeof rope, 0, 10000, 1, 0, 0, 0};
+static const layer_spec small_layer = {"small layer",
+                                       3,
+                                       2,
+                                       4,
+                                       2,
+                                       33,
+                                       33,
+                                       16,
+                                       24,
+                                       40,
+                                       40,
+                                       40,
+                                       40,
+                                       &rope,
+                                       SWIFTATTN_CAUSAL_NONE,
+                                       LAYER_HAS_BIASES | LAYER_HAS_MASK};
+static const layer_spec lengthy_layer = {
+    "lengthy layer", 3, 1, 8, 8, 2048, 2048, 64, 64, 512, 512, 512, 512, &rope, SWIFTATTN_CAUSAL_NONE,
+    LAYER_HAS_BIASES};
+
+static void check_small_layer(const char *name) {
+  layer_problem made;
+  layer_make(&made, &small_layer, SWIFTATTN_FLOAT64, LAYOUT_DENSE);
+  layer_solve(&made);
+  CHECK(layer_forward(&made) == SWIFTATTN_OK, "%s: %s", name, swiftattn_last_error());
+  CHECK(layer_backward(&made) == SWIFTATTN_OK, "%s: %s", name, swiftattn_last_error());
+  for (int which = LAYER_OUT; which < LAYER_OPERAND_COUNT; which++)
+    if (which != LAYER_AVERAGE)
+      layer_check(&made, which, name);
+  layer_free(&made);
+}
 
 static void check_small(const char *name) {
   problem made;
@@ -19,6 +53,7 @@ static void check_small(const char *name) {
   for (int which = OUT; which < OPERAND_COUNT; which++)
     problem_check(&made, (operand)which, name);
   problem_free(&made);
+  check_small_layer(name);
 }
 
 static void check_version(void) {
@@ -101,6 +136,16 @@ static int32_t interrupted(void *context) {
   return ++seen->calls == seen->answer_at;
 }
 
+/* What came of a call whose callback answered nonzero the third time. */
+static void check_interrupted(swiftattn_status status, const interruption *seen, const char *name) {
+  CHECK(status == SWIFTATTN_INTERRUPTED, "%s: status %d", name, (int)status);
+  CHECK(seen->calls == 3, "%s: the callback was called %d times, and answered nonzero the third time", name,
+        seen->calls);
+  CHECK(!seen->foreign, "%s: the callback was called on another thread", name);
+  CHECK(swiftattn_last_error()[0], "%s: no message", name);
+  check_small("after an interruption");
+}
+
 static void check_interruption(swiftattn_status (*call)(const problem *), const char *name) {
   problem made;
   interruption seen = {pthread_self(), 0, 3, 0};
@@ -109,13 +154,19 @@ static void check_interruption(swiftattn_status (*call)(const problem *), const 
   made.attention.interrupted_context = &seen;
   array_fill(&made.operands[OUT], 0);
   array_fill(&made.operands[LSE], 10);
-  const swiftattn_status status = call(&made);
-  CHECK(status == SWIFTATTN_INTERRUPTED, "%s: status %d", name, (int)status);
-  CHECK(seen.calls == 3, "%s: the callback was called %d times, and answered nonzero the third time", name, seen.calls);
-  CHECK(!seen.foreign, "%s: the callback was called on another thread", name);
-  CHECK(swiftattn_last_error()[0], "%s: no message", name);
+  check_interrupted(call(&made), &seen, name);
   problem_free(&made);
-  check_small("after an interruption");
+}
+
+static void check_layer_interruption(swiftattn_status (*call)(const layer_problem *), const char *name) {
+  layer_problem made;
+  interruption seen = {pthread_self(), 0, 3, 0};
+  layer_make(&made, &lengthy_layer, SWIFTATTN_FLOAT32, LAYOUT_DENSE);
+  made.mha.interrupted = interrupted;
+  made.mha.interrupted_context = &seen;
+  memset(made.saved, 0, made.saved_bytes);
+  check_interrupted(call(&made), &seen, name);
+  layer_free(&made);
 }
 
 /* A callback that never asks to stop changes nothing. */
@@ -139,9 +190,13 @@ static void check_rounding_mode(void) {
   fesetround(FE_UPWARD);
   CHECK(problem_forward(&made) == SWIFTATTN_OK, "%s", swiftattn_last_error());
   CHECK(problem_backward(&made) == SWIFTATTN_OK, "%s", swiftattn_last_error());
+  layer_problem layer;
+  layer_make(&layer, &small_layer, SWIFTATTN_FLOAT32, LAYOUT_DENSE);
+  CHECK(layer_forward(&layer) == SWIFTATTN_OK && layer_backward(&layer) == SWIFTATTN_OK, "%s", swiftattn_last_error());
   CHECK(fegetround() == FE_UPWARD, "the rounding mode was changed");
   fesetround(FE_TONEAREST);
   problem_free(&made);
+  layer_free(&layer);
 }
 
 int main(int count, char **arguments) {
@@ -156,6 +211,8 @@ int main(int count, char **arguments) {
   check_tiers(usual);
   check_interruption(problem_forward, "forward");
   check_interruption(problem_backward, "backward");
+  check_layer_interruption(layer_forward, "forward of a layer");
+  check_layer_interruption(layer_backward, "backward of a layer");
   check_patience();
   check_rounding_mode();
   return check_result("test_control");

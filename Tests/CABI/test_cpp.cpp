@@ -1,4 +1,5 @@
 // The header from C++: every function, called as a C++ program would.
+#include "layer_problem.h"
 #include "problem.h"
 
 #include <memory>
@@ -35,6 +36,36 @@ void checkAttention(const problem_spec &spec, int32_t dtype, const std::string &
   CHECK(problem_backward(made.get()) == SWIFTATTN_OK, "%s: %s", isa.c_str(), swiftattn_last_error());
   for (int which = OUT; which < OPERAND_COUNT; which++)
     problem_check(made.get(), static_cast<operand>(which), isa.c_str());
+}
+
+void checkLayer(int32_t dtype, const std::string &isa) {
+  static const swiftattn_rope rope{sizeof rope, 0, 10000, 1, 0, 2, 0};
+  static const layer_spec spec{"C++",
+                               3,
+                               2,
+                               4,
+                               2,
+                               11,
+                               15,
+                               8,
+                               6,
+                               20,
+                               18,
+                               14,
+                               16,
+                               &rope,
+                               SWIFTATTN_CAUSAL_BOTTOM_RIGHT,
+                               LAYER_HAS_KEY | LAYER_HAS_VALUE | LAYER_HAS_BIASES | LAYER_HAS_TOKEN | LAYER_HAS_ZERO |
+                                   LAYER_HAS_MASK | LAYER_HAS_BIAS | LAYER_HAS_KEY_LENGTHS};
+  layer_problem made;
+  layer_make(&made, &spec, dtype, LAYOUT_STRIDED);
+  layer_solve(&made);
+  CHECK(layer_forward(&made) == SWIFTATTN_OK, "%s: %s", isa.c_str(), swiftattn_last_error());
+  CHECK(layer_backward(&made) == SWIFTATTN_OK, "%s: %s", isa.c_str(), swiftattn_last_error());
+  for (int which = LAYER_OUT; which < LAYER_OPERAND_COUNT; which++)
+    if (which != LAYER_AVERAGE)
+      layer_check(&made, which, isa.c_str());
+  layer_free(&made);
 }
 
 // A call as the header's first lines show it, on memory of the caller's own.
@@ -82,6 +113,8 @@ int main() {
     CHECK(!names(swiftattn_kernel_id).empty(), "%s has no kernels", isa.c_str());
     checkAttention(spec, SWIFTATTN_FLOAT32, isa);
     checkAttention(spec, SWIFTATTN_FLOAT64, isa);
+    checkLayer(SWIFTATTN_FLOAT32, isa);
+    checkLayer(SWIFTATTN_FLOAT64, isa);
   }
   CHECK(swiftattn_set_isa("none such") == SWIFTATTN_UNSUPPORTED_ISA, "an unknown tier was chosen");
   CHECK(std::string(swiftattn_last_error()).find("none such") != std::string::npos, "%s", swiftattn_last_error());

@@ -21,7 +21,6 @@ typedef struct arguments {
 } arguments;
 
 static void edit_operand(problem *made, arguments *call, const edit *change) {
-  swiftattn_tensor *view = &made->operands[change->which].view;
   const swiftattn_tensor **pointers[OPERAND_COUNT] = {&made->attention.query,
                                                       &made->attention.key,
                                                       &made->attention.value,
@@ -36,35 +35,10 @@ static void edit_operand(problem *made, arguments *call, const edit *change) {
                                                       &made->gradients.key,
                                                       &made->gradients.value,
                                                       &made->gradients.bias};
-  const int64_t origin[MAX_RANK] = {0};
-  switch (change->what) {
-  case MISSING:
+  if (change->what == MISSING)
     *pointers[change->which] = NULL;
-    break;
-  case DATA:
-    view->data = NULL;
-    break;
-  case SHIFT:
-    view->data = (char *)view->data + change->number;
-    break;
-  case DTYPE:
-    view->dtype = (int32_t)change->number;
-    break;
-  case RANK:
-    view->rank = (int32_t)change->number;
-    break;
-  case LENGTH:
-    view->shape[change->axis] = change->number;
-    break;
-  case STRIDE:
-    view->strides[change->axis] = change->number;
-    break;
-  case ALIAS:
-    view->data = made->operands[change->number].view.data;
-    break;
-  default:
-    tensor_set(view, origin, view->rank, (double)change->number);
-  }
+  else
+    edit_tensor(made->operands, change);
 }
 
 static void edit_call(problem *made, arguments *call, const edit *change) {
@@ -101,12 +75,6 @@ static swiftattn_status run(const arguments *call, int function) {
              : swiftattn_attention_backward(call->attention, call->out, call->lse, call->dout, call->gradients);
 }
 
-/* One line, a sentence's length, and the argument's name as a word of it. */
-static int message_names(const char *message, const char *name) {
-  const char *found = strstr(message, name);
-  return found && strlen(message) >= strlen(name) + 8 && strchr(message, ' ') && !strchr(message, '\n');
-}
-
 static void check_bad_call(int row, int function) {
   const bad_call *bad = &bad_calls[row];
   problem made, fresh;
@@ -114,7 +82,7 @@ static void check_bad_call(int row, int function) {
   problem_make(&fresh, &good, SWIFTATTN_FLOAT32, LAYOUT_DENSE);
   arguments call = good_arguments(&made), unedited = good_arguments(&fresh);
   for (const edit *change = bad->edits; change->what != NOTHING; change++) {
-    (change->what < CAUSAL ? edit_operand : edit_call)(&made, &call, change);
+    (change->what < CALL ? edit_operand : edit_call)(&made, &call, change);
     if (change->what == ELEMENT)
       edit_operand(&fresh, &unedited, change);
   }

@@ -5,7 +5,7 @@ import Testing
 
 /// The Swift API against a direct computation in Double. The Python tests cross all options; these show that the way
 /// through `Tensor` is right.
-@Suite(.serialized) struct AttentionTests {
+@Suite struct AttentionTests {
   private struct Reference {
     var out: [Double]
     var lse: [Double]
@@ -111,16 +111,12 @@ import Testing
     var tensors = Tensors(seed: 10)
     let q: Tensor<Float> = try tensors.next([1, 700, 32])
     let k: Tensor<Float> = try tensors.next([1, 650, 32])
-    var results: [[Float]] = []
-    for threads in [1, 2, 3, 5] {
-      #expect(ThreadCount.set(threads))
+    try expectSameBits(threads: [1, 2, 3, 5]) {
       let attention = Attention<Float>(causal: .topLeft)
       let output = try attention.forward(query: q, key: k, value: k)
       let gradients = try attention.backward(q, query: q, key: k, value: k, output: output)
-      results.append(output.out.elements + gradients.query.elements + gradients.key.elements + gradients.value.elements)
+      return output.out.elements + gradients.query.elements + gradients.key.elements + gradients.value.elements
     }
-    #expect(ThreadCount.set(0))
-    for result in results.dropFirst() { #expect(result == results[0]) }
   }
 
   @Test("a tensor must have as many elements as its shape says")
@@ -129,11 +125,5 @@ import Testing
     #expect(throws: AttentionError.self) { try Tensor(repeating: 0, shape: [-1]) }
     #expect(throws: AttentionError.self) { try Tensor([1], shape: [1, 1, 1, 1, 1, 1, 1, 1, 1]) }
     #expect(try Tensor([1], shape: []).shape.isEmpty)
-  }
-
-  private func using(_ tier: InstructionSet, _ body: () throws -> Void) throws {
-    try Dispatch.choose(tier)
-    defer { Dispatch.chooseDefault() }
-    try body()
   }
 }

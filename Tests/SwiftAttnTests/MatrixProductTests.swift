@@ -114,23 +114,25 @@ import Testing
     var numbers = Tensors(seed: 5)
     var a = try numbers.next([200 * 300]).elements as [Float]
     var b = try numbers.next([300 * 210]).elements as [Float]
-    var results: [[Float]] = []
-    for threads in [1, 2, 3, 8] {
-      var c = [Float](repeating: 0, count: 200 * 210)
-      try a.withUnsafeMutableBufferPointer { a in
-        try b.withUnsafeMutableBufferPointer { b in
-          try c.withUnsafeMutableBufferPointer { c in
-            try MatrixProduct(
-              a: StridedMatrix(base: a.baseAddress!, rows: 200, columns: 300, rowStride: 300),
-              b: StridedMatrix(base: b.baseAddress!, rows: 300, columns: 210, rowStride: 210),
-              c: StridedMatrix(base: c.baseAddress!, rows: 200, columns: 210, rowStride: 210)
-            ).run(threads: threads)
+    try takingTurns {
+      var results: [[Float]] = []
+      for threads in [1, 2, 3, 8] {
+        var c = [Float](repeating: 0, count: 200 * 210)
+        try a.withUnsafeMutableBufferPointer { a in
+          try b.withUnsafeMutableBufferPointer { b in
+            try c.withUnsafeMutableBufferPointer { c in
+              try MatrixProduct(
+                a: StridedMatrix(base: a.baseAddress!, rows: 200, columns: 300, rowStride: 300),
+                b: StridedMatrix(base: b.baseAddress!, rows: 300, columns: 210, rowStride: 210),
+                c: StridedMatrix(base: c.baseAddress!, rows: 200, columns: 210, rowStride: 210)
+              ).run(threads: threads)
+            }
           }
         }
+        results.append(c)
       }
-      results.append(c)
+      for result in results.dropFirst() { #expect(result == results[0]) }
     }
-    for result in results.dropFirst() { #expect(result == results[0]) }
   }
 
   @Test("items cover C exactly once and share out evenly")

@@ -1,7 +1,41 @@
+import Synchronization
+import Testing
+
 @testable import SwiftAttn
 
 /// Every tier of the registry that this processor runs.
 let tiers = InstructionSet.allCases.filter(\.isSupported)
+
+private let settings = Mutex(())
+
+/// body() while no other test changes a setting of the process (tier, number of threads): for tests that change one, or
+/// that compare bits.
+func takingTurns(_ body: () throws -> Void) rethrows {
+  try settings.withLock { _ in try body() }
+}
+
+/// body() in this tier.
+func using(_ tier: InstructionSet, _ body: () throws -> Void) throws {
+  try takingTurns {
+    try Dispatch.choose(tier)
+    defer { Dispatch.chooseDefault() }
+    try body()
+  }
+}
+
+/// The bits of body() with each number of threads are those of the first.
+func expectSameBits<T: Equatable>(threads: [Int], _ body: () throws -> [T]) throws {
+  try takingTurns {
+    defer { _ = ThreadCount.set(0) }
+    var first: [T]?
+    for count in threads {
+      #expect(ThreadCount.set(count))
+      let result = try body()
+      #expect(result == first ?? result, "\(count) threads give other bits than \(threads[0])")
+      first = first ?? result
+    }
+  }
+}
 
 /// Query, key and value of these shapes without memory of their own: enough to judge, never to compute.
 func shapes(_ query: [Int], _ key: [Int], _ value: [Int], type: ElementType = .float32) -> [TensorView] {

@@ -14,17 +14,19 @@ import Testing
   // MARK: ThreadCount
 
   @Test func setCountHoldsUntilReset() {
-    let original = ThreadCount.current
-    for count in [1, 3, ThreadCount.maximum] {
-      #expect(ThreadCount.set(count))
-      #expect(ThreadCount.current == count)
+    takingTurns {
+      let original = ThreadCount.current
+      for count in [1, 3, ThreadCount.maximum] {
+        #expect(ThreadCount.set(count))
+        #expect(ThreadCount.current == count)
+      }
+      for count in [-1, ThreadCount.maximum + 1, Int.min, Int.max] {
+        #expect(!ThreadCount.set(count))
+        #expect(ThreadCount.current == ThreadCount.maximum)
+      }
+      #expect(ThreadCount.set(0))
+      #expect(ThreadCount.current == original)
     }
-    for count in [-1, ThreadCount.maximum + 1, Int.min, Int.max] {
-      #expect(!ThreadCount.set(count))
-      #expect(ThreadCount.current == ThreadCount.maximum)
-    }
-    #expect(ThreadCount.set(0))
-    #expect(ThreadCount.current == original)
   }
 
   @Test(arguments: [

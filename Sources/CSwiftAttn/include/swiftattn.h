@@ -60,7 +60,8 @@ typedef enum swiftattn_causal {
 
 /* A view of the caller's memory. `strides` are in bytes and multiples of the element size; inputs may use zero and
  * negative strides, outputs may not let two of their elements share memory. `data` points at element [0, 0, ...], is
- * aligned to the element size, and may be NULL only when some length is zero. */
+ * aligned to the element size, and may be NULL only when some length is zero. At most 2^48 elements, also where a
+ * length of zero is taken for one. */
 typedef struct swiftattn_tensor {
   void *data;
   int32_t dtype; /* a swiftattn_dtype */

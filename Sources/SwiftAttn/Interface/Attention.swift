@@ -118,9 +118,11 @@ public struct Attention<Element: ComputeElement>: Sendable {
     _ body: (borrowing AttentionArguments) throws(AttentionError) -> Result
   ) throws(AttentionError) -> Result {
     let batchShape = Array(query.shape.dropLast(3))
-    let keyLengths = try keyLengths.map { (lengths) throws(AttentionError) in try Tensor(lengths, shape: batchShape) }
+    let keyLengths = try keyLengths.map { (lengths) throws(AttentionError) in
+      try Tensor(lengths: lengths, batch: batchShape)
+    }
     let queryLengths = try queryLengths.map { (lengths) throws(AttentionError) in
-      try Tensor(lengths, shape: batchShape)
+      try Tensor(lengths: lengths, batch: batchShape)
     }
     return try query.withView(Element.type) { (query: TensorView) throws(AttentionError) in
       try key.withView(Element.type) { (key: TensorView) throws(AttentionError) in

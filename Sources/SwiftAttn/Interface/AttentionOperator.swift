@@ -33,6 +33,8 @@ public enum AttentionOperator {
   ) throws(AttentionError) {
     let geometry = plan.geometry
     let set = try Dispatch.current()
+    // There may be more heads without rows than can be counted to.
+    guard geometry.rowsPerHead > 0 else { return }
     let pass = ForwardPass(
       plan: plan, out: Operand(out, alignedTo: geometry.scoreShape, as: Element.self),
       lse: lse.map { Operand($0.withTrailingAxis, alignedTo: geometry.scoreShape, as: Element.self) },
@@ -78,7 +80,9 @@ public enum AttentionOperator {
       outGradient: operand(results.outGradient), kernels: kernels,
       needsGradient: gradients.query != nil || gradients.key != nil || gradients.bias != nil)
     let partition = Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self))
-    if gradients.query != nil || gradients.key != nil || gradients.value != nil {
+    // Without rows or keys they are empty, though perhaps of more heads than can be counted to.
+    let haveElements = geometry.rowsPerHead > 0 || geometry.seqLenK > 0
+    if haveElements, gradients.query != nil || gradients.key != nil || gradients.value != nil {
       try run(scoreGradient, gradients, partition, check)
     }
     if let bias = gradients.bias {

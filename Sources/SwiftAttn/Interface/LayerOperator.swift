@@ -61,6 +61,8 @@ public enum LayerOperator {
   ) throws(AttentionError) {
     // Judges the whole before any part is written; the memory is not touched.
     _ = try LayerPlan<Element>(arguments, shape, sa_nowhere())
+    // Nothing is written then, though there may be more sequences without rows than can be counted to.
+    guard shape.seqLenQ > 0, shape.batches > 0 else { return }
     let bytes = try bytes(shape, Element.self)
     let count = shape.batch.rank == 0 ? 1 : shape.batch[0]
     let length = max(1, partBytes / max(bytes / max(count, 1), 1))

@@ -44,12 +44,16 @@ public struct MultiHeadAttention<Element: ComputeElement>: Sendable {
     embedDim: Int, numHeads: Int, numKVHeads: Int? = nil, headDim: Int? = nil, bias: Bool = true, seed: UInt64 = 0
   ) throws(AttentionError) {
     let headsKV = numKVHeads ?? numHeads
-    guard embedDim > 0, numHeads > 0, headsKV > 0, numHeads % headsKV == 0 else {
+    let widths = 1...LayerShape.largestWidth
+    guard widths ~= embedDim, widths ~= numHeads, headsKV > 0, numHeads % headsKV == 0 else {
       throw AttentionError(
-        .invalidArgument, "\(embedDim) numbers in \(numHeads) heads with \(headsKV) for keys and values do not fit")
+        .invalidArgument, "embedDim \(embedDim), numHeads \(numHeads) and numKVHeads \(headsKV) do not fit each other")
     }
-    guard let dim = headDim ?? (embedDim % numHeads == 0 ? embedDim / numHeads : nil), dim > 0 else {
+    guard let dim = headDim ?? (embedDim % numHeads == 0 ? embedDim / numHeads : nil) else {
       throw AttentionError(.invalidArgument, "embedDim \(embedDim) must be a multiple of numHeads \(numHeads)")
+    }
+    guard 1...widths.upperBound / numHeads ~= dim else {
+      throw AttentionError(.invalidArgument, "headDim \(dim) must be at least 1, and \(numHeads) heads not too wide")
     }
     var random = UniformNumbers(seed: seed)
     var parameters = LayerTensors<Element>()
@@ -99,6 +103,7 @@ public struct MultiHeadAttention<Element: ComputeElement>: Sendable {
   public struct Forward: Sendable {
     /// (B..., Sq, E)
     public let out: Tensor<Element>
+    fileprivate let layer: MultiHeadAttention
     fileprivate let inputs: Inputs
     fileprivate let saved: SavedMemory
   }
@@ -116,13 +121,13 @@ public struct MultiHeadAttention<Element: ComputeElement>: Sendable {
   /// The output (B..., Sq, E), keeping nothing.
   /// - Throws: `AttentionError` naming the argument when shapes do not fit; `outOfMemory`.
   public func callAsFunction(_ inputs: Inputs) throws(AttentionError) -> Tensor<Element> {
-    var out = try unwrittenOut(inputs)
     try withArguments(inputs) { (arguments: borrowing LayerArguments) throws(AttentionError) in
+      var out = try Tensor<Element>(unwrittenShape: try LayerShape(arguments).outShape.lengths)
       try out.withMutableView(Element.type) { (out: TensorView) throws(AttentionError) in
         try LayerOperator.forward(arguments, out: out, weights: nil, saved: nil)
       }
+      return out
     }
-    return out
   }
 
   /// The same for self-attention.
@@ -133,48 +138,44 @@ public struct MultiHeadAttention<Element: ComputeElement>: Sendable {
   /// The softmax that the output of these inputs is made of, (B..., Hq, Sq, Sk'), or its average over the heads
   /// (B..., Sq, Sk'); the layer's own keys come last.
   public func weights(_ inputs: Inputs, average: Bool = true) throws(AttentionError) -> Tensor<Element> {
-    var out = try unwrittenOut(inputs)
-    let leading = (parameters[.keyToken] == nil ? 0 : 1) + (addsZeroToken ? 1 : 0)
-    let batch = Array(inputs.query.shape.dropLast(2))
-    let (key, query) = (inputs.key ?? inputs.query, inputs.query)
-    let lengths = [query.shape.suffix(2).first ?? 0, (key.shape.suffix(2).first ?? 0) + leading]
-    var weights = try Tensor<Element>(unwrittenShape: batch + (average ? [] : [numHeads]) + lengths)
     try withArguments(inputs) { (arguments: borrowing LayerArguments) throws(AttentionError) in
+      let shape = try LayerShape(arguments)
+      var out = try Tensor<Element>(unwrittenShape: shape.outShape.lengths)
+      var weights = try Tensor<Element>(unwrittenShape: shape.weightsShape(isAverage: average).lengths)
       try out.withMutableView(Element.type) { (out: TensorView) throws(AttentionError) in
         try weights.withMutableView(Element.type) { (weights: TensorView) throws(AttentionError) in
           try LayerOperator.forward(arguments, out: out, weights: weights, saved: nil)
         }
       }
+      return weights
     }
-    return weights
   }
 
   /// The output, and what `backward` needs.
   public func forward(_ inputs: Inputs) throws(AttentionError) -> Forward {
-    var out = try unwrittenOut(inputs)
-    let saved = try withArguments(inputs) { (arguments: borrowing LayerArguments) throws(AttentionError) in
+    try withArguments(inputs) { (arguments: borrowing LayerArguments) throws(AttentionError) in
       let saved = try SavedMemory(bytes: try LayerOperator.savedBytes(arguments))
+      var out = try Tensor<Element>(unwrittenShape: try LayerShape(arguments).outShape.lengths)
       try out.withMutableView(Element.type) { (out: TensorView) throws(AttentionError) in
         try LayerOperator.forward(arguments, out: out, weights: nil, saved: saved.bytes)
       }
-      return saved
+      return Forward(out: out, layer: self, inputs: inputs, saved: saved)
     }
-    return Forward(out: out, inputs: inputs, saved: saved)
   }
 
-  /// The gradients of sum(outGradient * forward.out) by all inputs and all parameters, for the parameters as they were.
+  /// The gradients of sum(outGradient * forward.out) by all inputs and all parameters, of the layer as it was in forward.
   public func backward(_ outGradient: Tensor<Element>, of forward: Forward) throws(AttentionError) -> Gradients {
-    let inputs = forward.inputs
+    let (layer, inputs) = (forward.layer, forward.inputs)
     var targets: [Tensor<Element>?] = []
     for input in [inputs.query, inputs.key, inputs.value, inputs.bias] {
       targets.append(try input.map { (input) throws(AttentionError) in try Tensor(unwrittenShape: input.shape) })
     }
     for parameter in LayerParameter.allCases {
-      let tensor = parameters[parameter]
+      let tensor = layer.parameters[parameter]
       targets.append(
         try tensor.map { (tensor) throws(AttentionError) in try Tensor(repeating: 0, shape: tensor.shape) })
     }
-    try withArguments(inputs) { (arguments: borrowing LayerArguments) throws(AttentionError) in
+    try layer.withArguments(inputs) { (arguments: borrowing LayerArguments) throws(AttentionError) in
       try outGradient.withView(Element.type) { (outGradient: TensorView) throws(AttentionError) in
         try withMutableViews(&targets) { (views: [TensorView?]) throws(AttentionError) in
           var gradients = LayerGradients()
@@ -192,16 +193,11 @@ public struct MultiHeadAttention<Element: ComputeElement>: Sendable {
       query: query, key: targets[1], value: targets[2], bias: targets[3], parameters: parameterGradients)
   }
 
-  private func unwrittenOut(_ inputs: Inputs) throws(AttentionError) -> Tensor<Element> {
-    let width = parameters[.outWeight]?.shape.first ?? 0
-    return try Tensor(unwrittenShape: inputs.query.shape.dropLast() + [width])
-  }
-
   private func withArguments<Result>(
     _ inputs: Inputs, _ body: (borrowing LayerArguments) throws(AttentionError) -> Result
   ) throws(AttentionError) -> Result {
     let keyLengths = try inputs.keyLengths.map { (lengths) throws(AttentionError) in
-      try Tensor(lengths, shape: Array(inputs.query.shape.dropLast(2)))
+      try Tensor(lengths: lengths, batch: Array(inputs.query.shape.dropLast(2)))
     }
     let tensors = [inputs.query, inputs.key, inputs.value, inputs.bias] + parameters.all
     return try withViews(tensors) { (views: [TensorView?]) throws(AttentionError) in

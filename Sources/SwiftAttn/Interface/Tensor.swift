@@ -29,6 +29,11 @@ public struct Tensor<Element: Sendable>: Sendable {
     try self.init([Element](unsafeUninitializedCapacity: count) { $1 = count }, shape: shape)
   }
 
+  /// One length for each batch element. Too many or too few are left to be judged, which names the argument.
+  init(lengths: [Int], batch: [Int]) throws(AttentionError) where Element == Int {
+    try self.init(lengths, shape: lengths.count == Self.count(of: batch) ? batch : [lengths.count])
+  }
+
   private static func count(of shape: [Int]) -> Int? {
     var count = 1
     for length in shape {

@@ -66,7 +66,8 @@ struct LayerBackward<Element: ComputeElement> {
     LinearGradient(
       x: SequenceRows(plan.inputs.query), weight: plan.weight(.queryWeight),
       outputGradient: SequenceRows(gradients.query), inputGradient: wanted.query.map { SequenceRows($0) },
-      weightGradient: parameterGradient(.queryWeight), biasGradient: parameterGradient(.queryBias))
+      weightGradient: parameterGradient(.queryWeight), biasGradient: parameterGradient(.queryBias),
+      hasUnseenRows: plan.mayHideTokens)
   }
 
   private var keyProjection: LinearGradient<Element> {

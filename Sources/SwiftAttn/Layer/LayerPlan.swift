@@ -43,7 +43,7 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
     operands.leadingKeys = shape.leadingKeys
     attention = try AttentionPlan(operands)
     mayHideTokens =
-      arguments.mask != nil || arguments.bias != nil || arguments.keyLengths != nil
+      shape.seqLenQ == 0 || arguments.mask != nil || arguments.bias != nil || arguments.keyLengths != nil
       || (arguments.causal != .none && shape.seqLenQ != shape.givenKeys)
   }
 
@@ -133,6 +133,11 @@ extension StridedMatrix {
     }
     let base = (view.data ?? sa_nowhere()).assumingMemoryBound(to: Element.self)
     let columns = view.shape.last(1)
+    guard !view.isEmpty else {
+      // Its strides, which nothing steps over, may be too large to multiply.
+      self.init(base: base, rows: view.rank == 1 ? 1 : view.shape.last(2), columns: columns, rowStride: 0)
+      return
+    }
     let columnStride = columns == 1 ? 1 : view.strides.last(1) / size
     if view.rank == 1 {
       self.init(base: base, rows: 1, columns: columns, rowStride: 0, columnStride: columnStride)

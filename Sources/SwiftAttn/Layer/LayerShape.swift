@@ -36,7 +36,7 @@ struct LayerShape {
   }
 
   /// Lengths above it are refused, so that sums and products of a few of them are not too large to count.
-  private static let largestWidth = 1 << 30
+  static let largestWidth = 1 << 30
 
   init(_ arguments: borrowing LayerArguments) throws(AttentionError) {
     let query = arguments.query
@@ -129,8 +129,6 @@ struct LayerShape {
 
 /// What is checked of the parameters one at a time.
 private struct ParameterJudge {
-  private static let largestWidth = 1 << 30
-
   let views: LayerParameterViews
   let type: ElementType
 
@@ -183,7 +181,7 @@ private struct ParameterJudge {
         .invalidShape, "\(parameter.name) has shape \(weight.shape) but must have two dimensions")
     }
     try TensorJudge.elements(weight, parameter.name, type: type)
-    guard weight.shape[0] <= Self.largestWidth, weight.shape[1] <= Self.largestWidth else {
+    guard weight.shape[0] <= LayerShape.largestWidth, weight.shape[1] <= LayerShape.largestWidth else {
       throw AttentionError(.invalidShape, "\(parameter.name) is too large: shape \(weight.shape)")
     }
     return weight

@@ -36,6 +36,7 @@ struct RotaryPass<Element: ComputeElement>: ParallelPass {
   private var positions: Int { max(queries.count, keys.count) }
 
   func run(_ check: InterruptCheck?) throws(AttentionError) {
+    guard batches > 0 else { return }
     let items = (positions + Self.positionsPerItem - 1) / Self.positionsPerItem
     let work = Double(batches) * Double(queries.count * queries.heads + keys.count * keys.heads) * Double(dim)
     let threads = work < Double(AttentionOperator.serialWork / 16) ? 1 : min(ThreadCount.current, max(items, 1))

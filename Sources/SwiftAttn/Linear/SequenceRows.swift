@@ -37,8 +37,10 @@ struct SequenceRows<Element: ComputeElement> {
   }
 
   var width: Int { first.columns }
-  /// In how many matrices the rows lie; `other` must be cut alike.
-  func groups(with other: Self) -> Int { isFolded && other.isFolded ? min(batches, 1) : batches }
+  /// In how many matrices the rows lie; `other` must be cut alike. Without rows in none, whatever the number of sequences.
+  func groups(with other: Self) -> Int {
+    first.rows == 0 ? 0 : isFolded && other.isFolded ? min(batches, 1) : batches
+  }
 
   func matrix(_ group: Int, of groups: Int) -> StridedMatrix<Element> {
     var matrix = first
@@ -89,7 +91,7 @@ extension TensorView {
       view.strides[axis] = strides[axis]
     }
     let width = heads == 0 ? 0 : shape[rank - 1] / heads
-    (view.shape[rank - 2], view.strides[rank - 2]) = (heads, width * strides[rank - 1])
+    (view.shape[rank - 2], view.strides[rank - 2]) = (heads, width &* strides[rank - 1])
     (view.shape[rank - 1], view.strides[rank - 1]) = (shape[rank - 2], strides[rank - 2])
     (view.shape[rank], view.strides[rank]) = (width, strides[rank - 1])
     return view

@@ -19,8 +19,10 @@ struct Operand<Element>: @unchecked Sendable {
     let size = MemoryLayout<Element>.stride
     // A tensor without elements may have no memory; nothing is read through this pointer then.
     base = (view.data ?? sa_nowhere()).assumingMemoryBound(to: Element.self)
+    // Nor are its strides, which may be too large to multiply.
+    let isEmpty = view.isEmpty
     func step(_ fromEnd: Int) -> Int {
-      guard fromEnd <= view.rank, view.shape.last(fromEnd) != 1 else { return 0 }
+      guard !isEmpty, fromEnd <= view.rank, view.shape.last(fromEnd) != 1 else { return 0 }
       return view.strides.last(fromEnd) / size
     }
     column = step(1)

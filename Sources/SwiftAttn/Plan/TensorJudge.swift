@@ -1,5 +1,9 @@
 /// What is checked of one tensor at a time; every complaint names it.
 enum TensorJudge {
+  /// More than any memory has, though strides of 0 allow any number; and few enough that no size which is made
+  /// of a few lengths, such as a workspace's, is too large to count.
+  private static let mostElements = 1 << 48
+
   static func rank(_ view: TensorView, _ name: StaticString, _ rank: Int) throws(AttentionError) {
     guard view.rank == rank else {
       throw AttentionError(
@@ -24,7 +28,7 @@ enum TensorJudge {
           "\(name) has stride \(view.strides[axis]), which is not a multiple of its \(size)-byte elements")
       }
       let (next, overflow) = count.multipliedReportingOverflow(by: max(view.shape[axis], 1))
-      guard !overflow else {
+      guard !overflow, next <= mostElements else {
         throw AttentionError(.invalidShape, "\(name) has more elements than can be addressed: shape \(view.shape)")
       }
       count = next
