@@ -145,8 +145,7 @@ class MultiHeadAttention:
         self._core_parameters = core_views(self._config, self._parameters)
         self._core_gradients = core_views(self._config, self._grads)
         self._kept: Operands | None = None
-        # What the core saves for backward goes into the same memory again and again: fresh pages cost 4 % of a step.
-        self._saved: object | None = None
+        self._saved: object | None = None  # what the core saves in; used again, because fresh pages cost time
 
     @property
     def embed_dim(self) -> int:
@@ -327,19 +326,15 @@ class MultiHeadAttention:
         called from several threads at once. In gradient mode every thread needs a layer of its own, because a layer
         keeps one call only; copy.deepcopy makes one.
         """
-        keeps = keeps_for_backward.get()
+        keeps, memory = keeps_for_backward.get(), None
         if keeps:
-            self._kept = None  # before the memory for this call is needed
+            self._kept, self._saved, memory = None, None, self._saved
         if key is None and value is not None:
             raise ValueError("value is given without a key; without a key, query is the key and the value")
         operands: Operands = (query, key, value, mask, bias, causal, key_lengths)
-        wanted = 0 if not need_weights else 2 if average_weights else 1
-        spare = None
-        if keeps:
-            spare, self._saved = self._saved, None
-        out, saved, weights = _core.layer_forward(
-            self._core_parameters, self._geometry, *operands, keeps, spare, wanted
-        )
+        kind = 0 if not need_weights else 2 if average_weights else 1
+        layer, geometry = self._core_parameters, self._geometry
+        out, saved, weights = _core.layer_forward(layer, geometry, *operands, keeps, memory, kind)
         if keeps:
             self._kept, self._saved = operands, saved
         return out if weights is None else (out, weights)
