@@ -7,6 +7,9 @@ let embedded: [SwiftSetting] = [
   .unsafeFlags(["-wmo"], .when(traits: ["Embedded"])),
 ]
 
+/// What surrounds the kernels is judged by its size in the shared library: judging and planning take no time worth speed.
+let small: [SwiftSetting] = [.unsafeFlags(["-Osize"], .when(traits: ["Embedded"]))]
+
 /// One module of kernels: the shared sources compiled for one instruction set, always optimised.
 func kernels(_ name: String, _ isa: [String]) -> Target {
   .target(
@@ -39,10 +42,10 @@ let package = Package(
     .target(
       name: "SwiftAttn",
       dependencies: ["AttentionBlocks", "CSwiftAttnShims"] + tiers.map { .target(name: $0.name) },
-      swiftSettings: embedded),
+      swiftSettings: embedded + small),
     .target(
       name: "SwiftAttnABI", dependencies: ["SwiftAttn", "CSwiftAttn", "CSwiftAttnShims"], exclude: ["exports.map"],
-      swiftSettings: embedded,
+      swiftSettings: embedded + small,
       linkerSettings: [
         .unsafeFlags([
           "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/SwiftAttnABI/exports.map",

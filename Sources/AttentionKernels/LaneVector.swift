@@ -69,7 +69,8 @@ extension SIMD16: LaneVector where Scalar == Float {
   @inline(__always) static func powerOfTwo(shifted: Self) -> Self { sa_power_of_two_f32(shifted) }
   @inline(__always) static var roundingShift: Float { 0x1.8p23 + 127 }
   @inline(__always) static var smallestExponent: Float { -127 }
-  @inline(__always)
+  // Not inlined: a tile takes a hundred cycles, and the kernels that transpose would have a dozen copies of it.
+  @inline(never)
   static func transpose(
     _ source: Source, _ sourceOffsets: UnsafePointer<Int>,
     to destination: Destination, _ destinationOffsets: UnsafePointer<Int>, factor: Self
@@ -97,7 +98,8 @@ extension SIMD8: LaneVector where Scalar == Double {
   @inline(__always) static func powerOfTwo(shifted: Self) -> Self { sa_power_of_two_f64(shifted) }
   @inline(__always) static var roundingShift: Double { 0x1.8p52 + 1023 }
   @inline(__always) static var smallestExponent: Double { -1023 }
-  @inline(__always)
+  // Not inlined: a tile takes a hundred cycles, and the kernels that transpose would have a dozen copies of it.
+  @inline(never)
   static func transpose(
     _ source: Source, _ sourceOffsets: UnsafePointer<Int>,
     to destination: Destination, _ destinationOffsets: UnsafePointer<Int>, factor: Self

@@ -83,6 +83,7 @@ func known<Fields>(_ pointer: UnsafePointer<Fields>?, _ name: StaticString) thro
 }
 
 extension TensorView {
+  @inline(never)
   init(required tensor: UnsafePointer<swiftattn_tensor>?, _ name: StaticString) throws(AttentionError) {
     guard let tensor else { throw AttentionError(.invalidArgument, "\(name) is NULL") }
     let fields = tensor.pointee
@@ -110,6 +111,7 @@ extension TensorView {
   }
 
   /// Nil for NULL.
+  @inline(never)
   init?(optional tensor: UnsafePointer<swiftattn_tensor>?, _ name: StaticString) throws(AttentionError) {
     guard let tensor else { return nil }
     try self.init(required: tensor, name)

@@ -7,13 +7,15 @@ public struct AttentionError: Error, Sendable {
   public let kind: Kind
   public let message: Message
 
+  @inline(never)
   public init(_ kind: Kind, _ message: Message) {
     self.kind = kind
     self.message = message
   }
 }
 
-/// A short text in place: Embedded Swift has no string formatting, and an error must not need memory.
+/// A short text in place: Embedded Swift has no string formatting, and an error must not need memory. Nothing of it is
+/// inlined: there are a hundred errors, and their texts made half of the library's code.
 public struct Message: Sendable, ExpressibleByStringInterpolation {
   public typealias StringLiteralType = StaticString
   public static let capacity = 200
@@ -21,7 +23,9 @@ public struct Message: Sendable, ExpressibleByStringInterpolation {
   private var bytes = InlineArray<200, UInt8>(repeating: 0)
   public private(set) var count = 0
 
+  @inline(never)
   public init(stringLiteral value: StaticString) { append(value) }
+  @inline(never)
   public init(stringInterpolation: Interpolation) { self = stringInterpolation.message }
   fileprivate init() {}
 
@@ -40,10 +44,12 @@ public struct Message: Sendable, ExpressibleByStringInterpolation {
     count += 1
   }
 
+  @inline(never)
   fileprivate mutating func append(_ text: StaticString) {
     for i in 0..<text.utf8CodeUnitCount { append(text.utf8Start[i]) }
   }
 
+  @inline(never)
   fileprivate mutating func append(_ value: Int) {
     if value < 0 { append(UInt8(ascii: "-")) }
     var divisor: UInt = 1
@@ -58,12 +64,17 @@ public struct Message: Sendable, ExpressibleByStringInterpolation {
     public typealias StringLiteralType = StaticString
     fileprivate var message = Message()
 
+    @inline(never)
     public init(literalCapacity: Int, interpolationCount: Int) {}
+    @inline(never)
     public mutating func appendLiteral(_ literal: StaticString) { message.append(literal) }
+    @inline(never)
     public mutating func appendInterpolation(_ text: StaticString) { message.append(text) }
+    @inline(never)
     public mutating func appendInterpolation(_ value: Int) { message.append(value) }
 
     /// A shape as Python prints it: (2, 8, 16, 64).
+    @inline(never)
     public mutating func appendInterpolation(_ shape: Shape) {
       message.append("(")
       for axis in 0..<shape.rank {
@@ -74,6 +85,7 @@ public struct Message: Sendable, ExpressibleByStringInterpolation {
     }
 
     /// UTF-8 of unknown origin, such as an environment variable.
+    @inline(never)
     public mutating func appendInterpolation(cString: UnsafePointer<CChar>) {
       var byte = cString
       while byte.pointee != 0 {

@@ -28,6 +28,7 @@ public enum AttentionOperator {
   }
 
   /// Forward of a judged problem into judged outputs.
+  @inline(never)
   static func run<Element: ComputeElement>(
     _ plan: AttentionPlan<Element>, out: TensorView, lse: TensorView?, _ check: InterruptCheck?
   ) throws(AttentionError) {
@@ -68,6 +69,7 @@ public enum AttentionOperator {
   }
 
   /// Backward of a judged problem into judged gradients.
+  @inline(never)
   static func run<Element: ComputeElement>(
     _ plan: AttentionPlan<Element>, _ results: AttentionResults, into gradients: AttentionGradients,
     _ check: InterruptCheck?
@@ -95,6 +97,7 @@ public enum AttentionOperator {
 
   /// The softmax of a judged problem, from lse, into judged `weights` (B..., Hq or 1, Sq, Sk): one head stands for the
   /// average over all. The leading keys come last in it.
+  @inline(never)
   static func computeWeights<Element: ComputeElement>(
     _ plan: AttentionPlan<Element>, lse: TensorView, into weights: TensorView, _ check: InterruptCheck?
   ) throws(AttentionError) {
@@ -134,6 +137,7 @@ public enum AttentionOperator {
     try ParallelCall(pass: pass, control: control).run(participants: threads)
   }
 
+  @inline(never)
   private static func judge(
     _ gradients: AttentionGradients, _ arguments: borrowing AttentionArguments, _ results: AttentionResults,
     _ type: ElementType

@@ -39,7 +39,7 @@ public enum LayerOperator {
   ) throws(AttentionError) {
     let shape = try LayerShape(arguments)
     let bytes = try bytes(shape, Element.self)
-    var outputs = OutputJudge<24>()
+    var outputs = OutputJudge<40>()
     outputs.record(arguments)
     try outputs.admit(out, "out", shape: shape.outShape, type: Element.type)
     if let weights {
@@ -85,6 +85,7 @@ public enum LayerOperator {
   /// A few times the second level of caches, half of a small third one.
   private static let partBytes = 8 << 20
 
+  @inline(never)
   private static func run<Element: ComputeElement>(
     _ plan: LayerPlan<Element>, _ out: TensorView, _ weights: TensorView?, isSaved: Bool, _ check: InterruptCheck?
   ) throws(AttentionError) {
@@ -135,6 +136,7 @@ public enum LayerOperator {
     ).run()
   }
 
+  @inline(never)
   private static func judge<let capacity: Int>(
     _ gradients: LayerGradients, _ arguments: borrowing LayerArguments, _ outputs: inout OutputJudge<capacity>
   ) throws(AttentionError) {

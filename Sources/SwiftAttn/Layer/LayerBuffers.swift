@@ -23,6 +23,7 @@ struct LayerBuffers<Element: ComputeElement> {
     )
   }
 
+  @inline(never)
   init(_ memory: UnsafeMutableRawPointer, _ shape: LayerShape) {
     let sizes = LayerBufferSizes<Element>(shape)
     let base = memory.assumingMemoryBound(to: Element.self)
@@ -92,6 +93,7 @@ struct LayerBufferSizes<Element: ComputeElement> {
 
 extension TensorView {
   /// Dense batches of `rows` rows that are `row` elements apart: (B..., rows, width).
+  @inline(never)
   fileprivate init<Element>(
     data: UnsafeMutablePointer<Element>, type: ElementType, rows: Int, width: Int, row: Int, of batch: Shape
   ) {

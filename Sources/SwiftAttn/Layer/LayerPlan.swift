@@ -23,6 +23,7 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
   let mayHideTokens: Bool
 
   /// `memory` has what `LayerBufferSizes` says.
+  @inline(never)
   init(
     _ arguments: borrowing LayerArguments, _ shape: LayerShape, _ memory: UnsafeMutableRawPointer
   ) throws(AttentionError) {
@@ -56,6 +57,7 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
   }
 
   /// L1, each as large as it can be: self-attention is one product.
+  @inline(never)
   func project(_ check: InterruptCheck?) throws(AttentionError) {
     let query = LinearMap(
       x: SequenceRows(inputs.query), weight: weight(.queryWeight), bias: bias(.queryBias),
@@ -112,6 +114,7 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
   }
 
   /// L7.
+  @inline(never)
   func projectOut(to out: TensorView, _ check: InterruptCheck?) throws(AttentionError) {
     try LinearMap(
       x: SequenceRows(buffers.merged), weight: weight(.outWeight), bias: bias(.outBias), y: SequenceRows(out)
@@ -125,6 +128,7 @@ enum LayerInput {
 
 extension StridedMatrix {
   /// A judged matrix, or a vector as one row that repeats; no view is one of no elements.
+  @inline(never)
   init(_ view: TensorView?, as: Element.Type) {
     let size = MemoryLayout<Element>.stride
     guard let view, view.rank > 0 else {

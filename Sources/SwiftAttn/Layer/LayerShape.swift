@@ -172,6 +172,7 @@ private struct ParameterJudge {
     return weight.shape[0]
   }
 
+  @inline(never)
   private func matrix(_ parameter: LayerParameter) throws(AttentionError) -> TensorView {
     guard let weight = views[parameter] else {
       throw AttentionError(.invalidArgument, "\(parameter.name) is missing")
@@ -214,6 +215,7 @@ extension Shape {
 
 extension TensorView {
   /// Whether it is the same memory in the same layout.
+  @inline(never)
   func isSame(as other: TensorView) -> Bool {
     guard data == other.data, type == other.type, rank == other.rank else { return false }
     for axis in 0..<rank {

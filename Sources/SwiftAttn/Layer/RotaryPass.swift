@@ -12,6 +12,7 @@ struct RotaryPass<Element: ComputeElement>: ParallelPass {
     let count: Int
     let offset: Int
 
+    @inline(never)
     init(_ view: TensorView, offset: Int) {
       operand = Operand(view, alignedTo: view.shape, as: Element.self)
       heads = view.shape.last(3)

@@ -23,6 +23,7 @@ struct LinearMap<Element: ComputeElement> {
     }
   }
 
+  @inline(never)
   func run(_ check: InterruptCheck?) throws(AttentionError) {
     let groups = x.groups(with: y)
     for group in 0..<groups {
@@ -78,6 +79,7 @@ struct LinearGradient<Element: ComputeElement> {
     return result != nil
   }
 
+  @inline(never)
   func run(_ check: InterruptCheck?) throws(AttentionError) {
     if let inputGradient {
       let groups = outputGradient.groups(with: inputGradient)
@@ -95,6 +97,7 @@ struct LinearGradient<Element: ComputeElement> {
     }
   }
 
+  @inline(never)
   private func addParameterGradients(
     _ x: StridedMatrix<Element>, _ gradient: StridedMatrix<Element>, _ check: InterruptCheck?
   ) throws(AttentionError) {

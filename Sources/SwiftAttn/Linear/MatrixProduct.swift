@@ -103,6 +103,7 @@ package struct MatrixProduct<Element: ComputeElement>: Sendable {
   }
 
   /// Computes C on at most `threads` threads.
+  @inline(never)
   package func run(_ check: InterruptCheck? = nil, threads: Int = ThreadCount.current) throws(AttentionError) {
     guard rows > 0, columns > 0 else { return }
     let work = Double(rows) * Double(columns) * Double(depth)

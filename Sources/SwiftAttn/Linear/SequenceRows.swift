@@ -10,6 +10,7 @@ struct SequenceRows<Element: ComputeElement> {
   private let isFolded: Bool
 
   /// Rows `skipping...` of each sequence of `view`, whose memory has been judged.
+  @inline(never)
   init(_ view: TensorView, skipping: Int = 0) {
     let rank = view.rank
     var full = Shape(rank: rank + 1)
@@ -42,6 +43,7 @@ struct SequenceRows<Element: ComputeElement> {
     first.rows == 0 ? 0 : isFolded && other.isFolded ? min(batches, 1) : batches
   }
 
+  @inline(never)
   func matrix(_ group: Int, of groups: Int) -> StridedMatrix<Element> {
     var matrix = first
     if groups < batches {
@@ -54,6 +56,7 @@ struct SequenceRows<Element: ComputeElement> {
   }
 
   /// This and the columns of `other` as one, nil unless they lie side by side.
+  @inline(never)
   func joined(_ other: Self) -> Self? {
     guard isFolded == other.isFolded, operand.hasStrides(of: other.operand) else { return nil }
     return first.beside(other.first).map { Self($0, like: self) }

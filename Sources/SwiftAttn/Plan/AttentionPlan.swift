@@ -22,6 +22,7 @@ struct AttentionPlan<Element: ComputeElement>: Sendable {
   /// log2 of the number of keys, rounded up; see `SoftmaxState`.
   var headroom: Element { Element(Int.bitWidth - max(geometry.seqLenK - 1, 0).leadingZeroBitCount) }
 
+  @inline(never)
   init(_ arguments: borrowing AttentionArguments) throws(AttentionError) {
     geometry = try Geometry(arguments)
     let full = geometry.scoreShape
@@ -87,6 +88,7 @@ struct Geometry: Sendable {
   /// Rows of one key/value head: its query heads are packed, queries outermost.
   var rowsPerHead: Int { groupSize * seqLenQ }
 
+  @inline(never)
   init(_ arguments: borrowing AttentionArguments) throws(AttentionError) {
     let (query, key, value) = (arguments.query, arguments.key, arguments.value)
     let rank = query.rank

@@ -15,6 +15,7 @@ struct Operand<Element>: @unchecked Sendable {
   private var batchStrides = InlineArray<5, Int>(repeating: 0)
 
   /// `view` right-aligned against `full` = (B..., H, rows, columns), of rank 3 or more.
+  @inline(never)
   init(_ view: TensorView, alignedTo full: Shape, as: Element.Type) {
     let size = MemoryLayout<Element>.stride
     // A tensor without elements may have no memory; nothing is read through this pointer then.

@@ -4,6 +4,7 @@ enum TensorJudge {
   /// of a few lengths, such as a workspace's, is too large to count.
   private static let mostElements = 1 << 48
 
+  @inline(never)
   static func rank(_ view: TensorView, _ name: StaticString, _ rank: Int) throws(AttentionError) {
     guard view.rank == rank else {
       throw AttentionError(
@@ -12,6 +13,7 @@ enum TensorJudge {
   }
 
   /// Type, lengths, memory and strides. `type` nil: any.
+  @inline(never)
   static func elements(_ view: TensorView, _ name: StaticString, type: ElementType?) throws(AttentionError) {
     if let type, view.type != type {
       throw AttentionError(.invalidElementType, "\(name) has dtype \(view.type.name) but must have \(type.name)")
@@ -45,6 +47,7 @@ enum TensorJudge {
     }
   }
 
+  @inline(never)
   static func exact(
     _ view: TensorView, _ name: StaticString, shape: Shape, type: ElementType
   ) throws(AttentionError) {
@@ -56,6 +59,7 @@ enum TensorJudge {
     try elements(view, name, type: type)
   }
 
+  @inline(never)
   static func broadcast(
     _ view: TensorView, _ name: StaticString, to shape: Shape, type: ElementType
   ) throws(AttentionError) {
@@ -107,6 +111,7 @@ struct OutputJudge<let capacity: Int>: ~Copyable {
     record(arguments.queryLengths, "query_lengths")
   }
 
+  @inline(never)
   mutating func record(_ view: TensorView?, _ name: StaticString) {
     guard let view, count < capacity, let extent = MemoryExtent(view) else { return }
     known[count] = KnownTensor(view: view, extent: extent, name: name)
@@ -114,6 +119,7 @@ struct OutputJudge<let capacity: Int>: ~Copyable {
   }
 
   /// Checks an output's shape, type and memory, and remembers it for the outputs after it.
+  @inline(never)
   mutating func admit(
     _ view: TensorView?, _ name: StaticString, shape: Shape, type: ElementType
   ) throws(AttentionError) {
