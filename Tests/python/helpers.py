@@ -34,6 +34,10 @@ def compute(
     out, lse = module.attention(q, k, v, return_lse=True, **options)
     gradients = module.attention_backward(dout, q, k, v, view(out), view(lse), **options, needs=tuple(needs))
     results = {"out": out, "lse": lse, **gradients._asdict()}
+    return without_none(results)
+
+
+def without_none(results: dict[str, Any]) -> Results:
     return {name: result for name, result in results.items() if result is not None}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 import swiftattn
 from cases import Array
-from helpers import Results
+from helpers import Results, without_none
 from swiftattn import reference_layer
 from swiftattn.reference_layer import LayerConfig, Rope, parameter_shapes
 from tolerances import WIDER
@@ -158,10 +158,10 @@ def compute_layer(layer: swiftattn.MultiHeadAttention, problem: LayerProblem) ->
     with swiftattn.no_grad():
         by_head = layer(*problem.given, **problem.options, need_weights=True, average_weights=False)[1]
     layer.zero_grad()
-    inputs = layer.backward(problem.dout)._asdict()
+    inputs = layer.backward(problem.dout, needs_bias="bias" in problem.options)._asdict()
     grads = {name: gradient.copy() for name, gradient in layer.grads.items()}
     results = {"output": output, "weights": weights, "weights_of_heads": by_head, **inputs, **grads}
-    return {name: result for name, result in results.items() if result is not None}
+    return without_none(results)
 
 
 def compute_reference(problem: LayerProblem) -> Results:
@@ -169,11 +169,11 @@ def compute_reference(problem: LayerProblem) -> Results:
     operands = (*problem.given, *(problem.given[-1],) * (3 - len(problem.given)))
     output, saved = reference_layer.layer_forward(problem.config, problem.parameters, *operands, **problem.options)
     weights, by_head = (reference_layer.layer_weights(saved, average_weights=average) for average in (True, False))
-    *gradients, parameters = reference_layer.layer_backward(saved, problem.dout)
+    *gradients, parameters, bias = reference_layer.layer_backward(saved, problem.dout)
     while len(gradients) > len(problem.given):
         last = gradients.pop()
         gradients[-1] = gradients[-1] + last
-    inputs = dict(zip(("query", "key", "value"), gradients, strict=False))
+    inputs = dict(zip(("query", "key", "value"), gradients, strict=False)) | ({} if bias is None else {"bias": bias})
     return {"output": output, "weights": weights, "weights_of_heads": by_head, **inputs, **parameters}
 
 

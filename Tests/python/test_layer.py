@@ -18,7 +18,7 @@ import pytest
 
 import swiftattn
 from cases import Array
-from helpers import assert_same_bits
+from helpers import assert_same_bits, without_none
 from layer_cases import LayerCase, LayerProblem, compute_layer, make_problem
 from swiftattn import LayerInputGradients, MultiHeadAttention, Rope
 from swiftattn.reference_layer import LayerConfig, parameter_shapes
@@ -167,7 +167,7 @@ def test_a_call_replaces_what_an_earlier_one_kept(layer: MultiHeadAttention, pro
     with swiftattn.no_grad():
         layer(*(operand[:, :1] for operand in problem.given))
     gradients = layer.backward(problem.dout)
-    found = {**gradients._asdict(), **layer.grads}
+    found = {**without_none(gradients._asdict()), **layer.grads}
     assert_same_bits(found, {name: expected[name] for name in found})
 
 
@@ -183,6 +183,21 @@ def test_gradients_are_none_for_what_was_not_given() -> None:
     gradients = layer.backward(x)
     assert gradients.key is not None
     assert gradients.value is not None
+
+
+def test_the_gradient_by_bias_is_asked_for() -> None:
+    layer = MultiHeadAttention(8, 2, seed=0)
+    x, bias = np.ones((2, 3, 8), np.float32), np.zeros((2, 3, 3), np.float32)
+    layer(x, bias=bias)
+    assert layer.backward(x).bias is None
+    layer(x, bias=bias)
+    gradient = layer.backward(x, needs_bias=True).bias
+    assert gradient is not None
+    assert gradient.shape == bias.shape
+    layer(x)
+    with pytest.raises(ValueError, match="needs_bias"):
+        layer.backward(x, needs_bias=True)
+    layer.backward(x)  # nothing was lost
 
 
 def test_a_value_needs_a_key(layer: MultiHeadAttention, problem: LayerProblem) -> None:

@@ -101,6 +101,8 @@ def test_gradients_are_central_differences(case: LayerCase) -> None:
     layer = problem.layer()
     results = compute_layer(layer, problem)
     operands = dict(zip(("query", "key", "value"), problem.given, strict=False)) | layer.parameters
+    if "bias" in problem.options:
+        operands["bias"] = problem.options["bias"]
     for name, operand in operands.items():
         np.testing.assert_allclose(results[name], slopes(layer, problem, operand), rtol=1e-6, atol=1e-8, err_msg=name)
 

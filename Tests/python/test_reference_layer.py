@@ -207,7 +207,9 @@ def test_gradients_have_the_slopes_of_the_loss(layer: LayerConfig, pairs: list[t
 def operands_and_gradients(problem: Problem) -> list[tuple[str, Array, Array]]:
     gradients = problem.gradients()
     assert gradients.parameters.keys() == problem.parameters.keys()
-    inputs = zip(("query", "key", "value"), problem.inputs, gradients[:3], strict=True)
+    inputs = [*zip(("query", "key", "value"), problem.inputs, gradients[:3], strict=True)]
+    if gradients.bias is not None:
+        inputs.append(("bias", problem.options["bias"], gradients.bias))
     return [*inputs, *((name, operand, gradients.parameters[name]) for name, operand in problem.parameters.items())]
 
 
@@ -229,7 +231,6 @@ def slopes(problem: Problem, operand: Array) -> Array:
 
 
 # Every single element, for fewer layers.
-
 _ELEMENTWISE = [
     (LayerConfig(4, 2), {}),
     (LayerConfig(4, 2, bias=False, kdim=3, vdim=2, rope=Rope()), _MASKS["mask"]),
@@ -393,8 +394,7 @@ def test_torch_agrees(config: LayerConfig, options: str) -> None:
     output.backward(torch.tensor(problem.dout))
     np.testing.assert_allclose(problem.output(), output.detach().numpy(), rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(problem.weights(average_weights=False), weights.detach().numpy(), rtol=1e-10, atol=1e-12)
-    theirs = [operand.grad for operand in inputs] + [
-        dict(module.named_parameters())[n].grad for n in problem.parameters
-    ]
+    named = dict(module.named_parameters())
+    theirs = [operand.grad for operand in (*inputs, *(named[name] for name in problem.parameters))]
     for (name, _, gradient), their in zip(operands_and_gradients(problem), theirs, strict=True):
         np.testing.assert_allclose(gradient, their.numpy(), rtol=1e-9, atol=1e-12, err_msg=name)

@@ -223,6 +223,7 @@ enum layer_backward_argument {
   BACKWARD_SAVED = LAYER_OPERANDS + LAYER_OPERAND_COUNT,
   BACKWARD_DOUT,
   BACKWARD_GRADIENTS,
+  BACKWARD_NEEDS_BIAS,
   BACKWARD_ARGUMENT_COUNT
 };
 
@@ -238,7 +239,7 @@ static PyObject *allocate_like(layer_call *layer, const swiftattn_tensor *input,
 }
 
 static PyObject *backward(layer_call *layer, PyObject *const *arguments) {
-  swiftattn_tensor dout, views[PARAMETER_COUNT], query, key, value;
+  swiftattn_tensor dout, views[PARAMETER_COUNT], query, key, value, bias;
   swiftattn_mha_parameters parameters;
   swiftattn_mha_gradients gradients = {.struct_size = sizeof gradients, .parameters = &parameters};
   layer_request request = {.mha = &layer->mha, .dout = &dout, .gradients = &gradients};
@@ -253,14 +254,22 @@ static PyObject *backward(layer_call *layer, PyObject *const *arguments) {
     return NULL;
   if (read_views(&layer->call, arguments[BACKWARD_GRADIENTS], describe_gradient, views, &parameters) < 0)
     return NULL;
+  int needs_bias = PyObject_IsTrue(arguments[BACKWARD_NEEDS_BIAS]);
+  if (needs_bias < 0)
+    return NULL;
+  if (needs_bias && layer->mha.bias == NULL) {
+    PyErr_SetString(PyExc_ValueError, "needs_bias is true, but the layer was called without a bias");
+    return NULL;
+  }
   PyObject *query_array = allocate_like(layer, layer->mha.query, &query, &gradients.query);
   PyObject *key_array = allocate_like(layer, layer->mha.key, &key, &gradients.key);
   PyObject *value_array = allocate_like(layer, layer->mha.value, &value, &gradients.value);
-  if (query_array == NULL || key_array == NULL || value_array == NULL)
+  PyObject *bias_array = allocate_like(layer, needs_bias ? layer->mha.bias : NULL, &bias, &gradients.bias);
+  if (query_array == NULL || key_array == NULL || value_array == NULL || bias_array == NULL)
     return NULL;
   if (call_run(&layer->call, work_of(layer), compute, &request) < 0)
     return NULL;
-  return PyTuple_Pack(3, query_array, key_array, value_array);
+  return PyTuple_Pack(4, query_array, key_array, value_array, bias_array);
 }
 
 PyObject *core_layer_backward(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {

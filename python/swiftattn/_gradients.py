@@ -18,8 +18,12 @@ class AttentionGradients(NamedTuple):
 
 
 class LayerInputGradients(NamedTuple):
-    """The gradients by a layer's inputs, each in its input's shape and dtype; None for an input that was not given."""
+    """The gradients by a layer's inputs, each in its input's shape and dtype.
+
+    None for an input that was not given, and for bias unless it was asked for.
+    """
 
     query: Array
     key: Array | None
     value: Array | None
+    bias: Array | None

@@ -16,18 +16,12 @@ from ._layer_parameters import core_geometry, core_views, initial_parameters, lo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import TypeAlias
 
     import numpy.typing as npt
 
     from ._layer_config import Rope
     from ._layer_parameters import IncompatibleKeys
-    from ._types import Array, ArrayInput, Causal, Lengths, Seed
-
-    # query, key, value, mask, bias, causal and key_lengths, as they were given
-    Operands: TypeAlias = tuple[
-        ArrayInput, ArrayInput | None, ArrayInput | None, ArrayInput | None, ArrayInput | None, Causal, Lengths | None
-    ]
+    from ._types import Array, ArrayInput, Causal, LayerOperands, Lengths, Seed
 
 
 class MultiHeadAttention:
@@ -144,7 +138,7 @@ class MultiHeadAttention:
         self._geometry = core_geometry(self._config)
         self._core_parameters = core_views(self._config, self._parameters)
         self._core_gradients = core_views(self._config, self._grads)
-        self._kept: Operands | None = None
+        self._kept: LayerOperands | None = None
         self._saved: object | None = None  # what the core saves in; used again, because fresh pages cost time
 
     @property
@@ -286,7 +280,7 @@ class MultiHeadAttention:
         mask : boolean array that broadcasts to (B, Hq, Sq, Sk), optional
             True where a query may attend to a key (where torch's attn_mask and key_padding_mask have False).
         bias : array of the layer's dtype that broadcasts to (B, Hq, Sq, Sk), optional
-            Added to the scaled scores. Where it is -inf, the query does not attend to the key. It gets no gradient.
+            Added to the scaled scores. Where it is -inf, the query does not attend to the key.
         causal : False (default), True, "top_left" or "bottom_right"
             Which keys a query may see by position, as in `attention`.
         key_lengths : int32 or int64 array of shape (B), optional
@@ -331,7 +325,7 @@ class MultiHeadAttention:
             self._kept, self._saved, memory = None, None, self._saved
         if key is None and value is not None:
             raise ValueError("value is given without a key; without a key, query is the key and the value")
-        operands: Operands = (query, key, value, mask, bias, causal, key_lengths)
+        operands: LayerOperands = (query, key, value, mask, bias, causal, key_lengths)
         kind = 0 if not need_weights else 2 if average_weights else 1
         layer, geometry = self._core_parameters, self._geometry
         out, saved, weights = _core.layer_forward(layer, geometry, *operands, keeps, memory, kind)
@@ -339,7 +333,7 @@ class MultiHeadAttention:
             self._kept, self._saved = operands, saved
         return out if weights is None else (out, weights)
 
-    def backward(self, dout: ArrayInput) -> LayerInputGradients:
+    def backward(self, dout: ArrayInput, *, needs_bias: bool = False) -> LayerInputGradients:
         """Differentiate sum(dout * out) of the last call in gradient mode, once.
 
         The gradients by the parameters are added into `grads`, those by the inputs are returned.
@@ -348,11 +342,13 @@ class MultiHeadAttention:
         ----------
         dout : (B, Sq, E) array of the layer's dtype
             The gradient by out.
+        needs_bias : bool, default False
+            Whether to compute the gradient by the bias that the call was given, which takes another pass.
 
         Returns
         -------
         LayerInputGradients
-            A named tuple of new C-contiguous arrays: query, key and value, each of its input's shape. The gradient by
+            A named tuple of new C-contiguous arrays: query, key, value and bias, each of its input's shape. That by
             an input that was not given is added to that by the input that stood in for it, and its field is None: after
             layer(x) there is query only; after layer(x, memory) there are query and key. After layer(x, x, x) there are
             three, whose sum is the gradient by x.
@@ -362,8 +358,8 @@ class MultiHeadAttention:
         RuntimeError
             There was no call in gradient mode, or its gradients have been computed already.
         TypeError, ValueError
-            dout is not an array of the layer's dtype and of out's shape. Then nothing has changed, and backward may be
-            called again.
+            dout is not an array of the layer's dtype and of out's shape, or needs_bias without a bias. Then nothing
+            has changed, and backward may be called again.
         MemoryError, KeyboardInterrupt
             No memory for what is computed, or Ctrl-C during a long call. What `grads` then hold is unspecified.
 
@@ -377,7 +373,7 @@ class MultiHeadAttention:
                 "backward needs a call of the layer before it, outside of no_grad, and goes back once only"
             )
         gradients = _core.layer_backward(
-            self._core_parameters, self._geometry, *self._kept, self._saved, dout, self._core_gradients
+            self._core_parameters, self._geometry, *self._kept, self._saved, dout, self._core_gradients, needs_bias
         )
         self._kept = None
         return LayerInputGradients._make(gradients)

@@ -21,6 +21,10 @@ Lengths: TypeAlias = ArrayInput | int
 Causal: TypeAlias = bool | Literal["top_left", "bottom_right"]
 Layout: TypeAlias = Literal["BHSD", "BSHD"]
 GradientName: TypeAlias = Literal["query", "key", "value", "bias"]
+# query, key, value, mask, bias, causal and key_lengths, as a layer was given them
+LayerOperands: TypeAlias = tuple[
+    ArrayInput, ArrayInput | None, ArrayInput | None, ArrayInput | None, ArrayInput | None, Causal, Lengths | None
+]
 Seed: TypeAlias = int | Sequence[int] | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
 
 # The weights of q, k, v and out, (rows, columns), their biases, and the tokens of add_bias_kv for k and v.

@@ -47,7 +47,7 @@ __all__ = [
 
 
 class LayerGradients(NamedTuple):
-    """The gradients by the three inputs, and by each parameter under its name.
+    """The gradients by the three inputs, by each parameter under its name, and by the additive bias if there was one.
 
     In self-attention the gradient by the one input is query + key + value.
     """
@@ -56,6 +56,7 @@ class LayerGradients(NamedTuple):
     key: Array
     value: Array
     parameters: dict[str, Array]
+    bias: Array | None
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Saved:
     out: Array
     lse: Array
     merged: Array
+    bias_shape: tuple[int, ...] | None
+    """Of the bias as it was given."""
 
 
 def layer_forward(
@@ -95,6 +98,7 @@ def layer_forward(
     keys that were given: those appended by add_bias_kv and add_zero_attn are always seen, with a bias of 0. A token
     that no row of any head may attend to is left out, so that what it holds, even nan, reaches no result.
     """
+    bias_shape = None if bias is None else bias.shape
     # F2 of the reference, before L4 appends keys.
     scores_shape = (*query.shape[:-2], config.num_heads, query.shape[-2], key.shape[-2])
     live = _live_pairs(scores_shape, mask, bias, causal, key_lengths, None)
@@ -121,7 +125,7 @@ def layer_forward(
         # L6, L7
         merged = _merge_heads(out)
         output = _linear(merged, parameters["out_proj.weight"], parameters["out_proj.bias"] if config.bias else None)
-    return output, Saved(config, parameters, inputs, (q, k, v), mask, bias, out, lse, merged)
+    return output, Saved(config, parameters, inputs, (q, k, v), mask, bias, out, lse, merged, bias_shape)
 
 
 def layer_weights(saved: Saved, *, average_weights: bool = True) -> Array:
@@ -147,7 +151,7 @@ def layer_backward(saved: Saved, dout: Array) -> LayerGradients:
             dout, saved.merged, parameters["out_proj.weight"]
         )
         # G6, G5: the values' width is D, so that out has the heads of dmerged.
-        dq, dk, dv = _attention_gradients(saved, _split_heads(dmerged, config.num_heads))
+        dq, dk, dv, dbias = _attention_gradients(saved, _split_heads(dmerged, config.num_heads))
 
         # G4: the first appended token is bias_k or bias_v in every sequence; the zero token is a constant.
         own = saved.inputs[1].shape[-2]
@@ -174,7 +178,7 @@ def layer_backward(saved: Saved, dout: Array) -> LayerGradients:
         gradients["in_proj_weight"] = np.concatenate(dweights)
     else:
         gradients |= {f"{name}_proj_weight": dweight for name, dweight in zip("qkv", dweights, strict=True)}
-    return LayerGradients(dquery, dkey, dvalue, {name: gradients[name] for name in parameter_shapes(config)})
+    return LayerGradients(dquery, dkey, dvalue, {name: gradients[name] for name in parameter_shapes(config)}, dbias)
 
 
 def _input_projections(config: LayerConfig, parameters: Parameters) -> list[tuple[Array, Array | None]]:
@@ -265,15 +269,13 @@ def _pad_keys(operand: Array, len_k: int, appended: int, padding: float) -> Arra
     return np.concatenate([own, beyond], axis=-1)
 
 
-def _attention_gradients(saved: Saved, dout: Array) -> tuple[Array, Array, Array]:
-    """G5, of out = attention(q, k, v): `reference.attention_backward`."""
-    gradients = attention_backward(
-        dout,
-        *saved.heads,
-        saved.out,
-        saved.lse,
-        mask=saved.mask,
-        bias=saved.bias,
-        needs=("query", "key", "value"),
-    )
-    return cast("tuple[Array, Array, Array]", (gradients.query, gradients.key, gradients.value))
+def _attention_gradients(saved: Saved, dout: Array) -> tuple[Array, Array, Array, Array | None]:
+    """G5, of out = attention(q, k, v, bias): `reference.attention_backward`, and the part of it by the bias given."""
+    gradients = attention_backward(dout, *saved.heads, saved.out, saved.lse, mask=saved.mask, bias=saved.bias)
+    query, key, value = cast("tuple[Array, Array, Array]", (gradients.query, gradients.key, gradients.value))
+    if gradients.bias is None or saved.bias_shape is None:
+        return query, key, value, None
+    own = gradients.bias[..., : saved.inputs[1].shape[-2]]
+    if saved.bias_shape[-1:] != own.shape[-1:]:  # broadcast along the keys
+        own = own.sum(axis=-1, keepdims=True)
+    return query, key, value, own.reshape(saved.bias_shape)
