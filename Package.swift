@@ -4,7 +4,7 @@ import PackageDescription
 // The `Embedded` trait builds the runtime-free shared library; without it the same sources serve Swift packages.
 let embedded: [SwiftSetting] = [
   .enableExperimentalFeature("Embedded", .when(traits: ["Embedded"])),
-  .unsafeFlags(["-wmo"], .when(traits: ["Embedded"])),
+  .unsafeFlags(["-wmo", "-Xfrontend", "-function-sections"], .when(traits: ["Embedded"])),
 ]
 
 /// What surrounds the kernels is judged by its size in the shared library. But not by every byte: LLVM's minsize copies each
