@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Checks what libswiftattn.so shows to the world.
 
-It exports exactly the functions of the header, needs libc and libm only, has its SONAME, and is small.
+It exports exactly the functions of the header, needs libc and libm only, has its SONAME, is small, and allocates memory
+in one place only, where it can be refused.
 """
 
 from __future__ import annotations
@@ -12,10 +13,20 @@ import sys
 import tempfile
 from pathlib import Path
 
+from disassembly import functions
+
 HEADER = Path(__file__).resolve().parent.parent / "Sources/CSwiftAttn/include/swiftattn.h"
 SONAME = "libswiftattn.so.0"
 LIBRARIES = re.compile(r"(libc|libm|ld-linux[-\w]*)\.so\.\d+")
 LARGEST = 1_000_000
+# The one function that may allocate (in shims.c), and what allocates: libc, and Swift's runtime, which ends the process
+# when there is no memory.
+ALLOCATOR = "system_allocate"
+LIBC_ALLOCATION = r"(?:malloc|calloc|realloc\w*|aligned_alloc|memalign|posix_memalign|valloc|mmap)@plt"
+SWIFT_ALLOCATION = r"swift_(?:allocObject|allocEmptyBox|slowAlloc|coroFrameAlloc)|\$es17swift_allocObject\w+"
+ALLOCATION = re.compile(rf"<({LIBC_ALLOCATION}|{SWIFT_ALLOCATION})>$")
+# Swift's runtime itself, and an initialiser that comes with the class of arrays but that nobody calls.
+RUNTIME = re.compile(r"\$es17swift_allocObject|\$es41__SwiftNativeNSArrayWithContiguousStorageCABycfC")
 
 
 def output(*command: str | Path) -> str:
@@ -42,6 +53,17 @@ def stripped_size(library: Path) -> int:
         return Path(copy.name).stat().st_size
 
 
+def allocations(library: Path) -> set[tuple[str, str]]:
+    """Return who calls what allocates, with its name."""
+    found = set()
+    for function in functions(library):
+        for one in function.instructions:
+            called = ALLOCATION.search(one.text)
+            if called and not RUNTIME.match(function.name):
+                found.add((function.name, called[1]))
+    return found
+
+
 def problems(library: Path) -> list[str]:
     """Return what is wrong with the library, one sentence each."""
     found = [f"{name} is exported but not in the header" for name in sorted(exported(library) - declared())]
@@ -51,6 +73,10 @@ def problems(library: Path) -> list[str]:
     found += [f"the library needs {name}" for name in needed if not LIBRARIES.fullmatch(name)]
     if re.findall(r"\(SONAME\).*\[(.*)\]", dynamic) != [SONAME]:
         found.append(f"the library's SONAME is not {SONAME}")
+    allocating = allocations(library)
+    if (ALLOCATOR, "posix_memalign@plt") not in allocating:
+        found.append(f"{ALLOCATOR} does not allocate: is the library stripped?")
+    found += [f"{caller} allocates with {name}" for caller, name in sorted(allocating) if caller != ALLOCATOR]
     if stripped_size(library) >= LARGEST:
         found.append(f"the stripped library has {stripped_size(library)} bytes, {LARGEST} or more")
     return found

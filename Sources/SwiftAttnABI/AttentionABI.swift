@@ -57,7 +57,7 @@ extension InterruptCheck {
   /// Nil without a callback.
   init?(_ interrupted: (@convention(c) (UnsafeMutableRawPointer?) -> Int32)?, _ context: UnsafeMutableRawPointer?) {
     guard let interrupted else { return nil }
-    self.init(context: context) { interrupted($0) != 0 }
+    self.init(context: context, isInterrupted: interrupted)
   }
 }
 

@@ -52,29 +52,28 @@ private func text(_ string: StaticString) -> UnsafePointer<CChar> {
 
 @c @implementation
 public func swiftattn_kernel_id(_ index: Int32) -> UnsafePointer<CChar>! {
-  guard 0..<KernelNames.count ~= Int(index), let set = try? Dispatch.current() else { return nil }
-  return kernelIds.texts[Int(set.rawValue)][Int(index)]
+  guard 0..<KernelNames.count ~= Int(index), let set = try? Dispatch.current(), kernelIdsAreWritten else { return nil }
+  return UnsafePointer(sa_kernel_id_text(set.rawValue, index))
 }
 
-/// Every id as C text, by instruction set; made once and kept. Unchecked because of the pointers, whose text never changes.
-private struct KernelIds: @unchecked Sendable {
-  let texts: [[UnsafePointer<CChar>?]]
-}
-
-private let kernelIds: KernelIds = {
-  var ids = [[UnsafePointer<CChar>?]](repeating: [], count: InstructionSet.allCases.count)
+/// Writes every id as C text to its place, once.
+private let kernelIdsAreWritten: Bool = {
   for set in InstructionSet.allCases {
-    ids[Int(set.rawValue)] = (0..<KernelNames.count).map { cText(KernelNames.id($0, set)) }
+    for index in 0..<KernelNames.count {
+      guard let text = sa_kernel_id_text(set.rawValue, Int32(index)) else { return false }
+      KernelNames.id(index, set).copy(to: text, capacity: Int(sa_kernel_id_capacity))
+    }
   }
-  return KernelIds(texts: ids)
+  return true
 }()
 
-private func cText(_ message: Message) -> UnsafePointer<CChar>? {
-  guard let memory = sa_allocate(message.count + 1) else { return nil }
-  let text = memory.bindMemory(to: CChar.self, capacity: message.count + 1)
-  message.withBytes { bytes in
-    for i in 0..<bytes.count { text[i] = CChar(bitPattern: bytes[i]) }
+extension Message {
+  /// As C text; what does not fit is cut off.
+  func copy(to text: UnsafeMutablePointer<CChar>, capacity: Int) {
+    withBytes { bytes in
+      let count = min(bytes.count, capacity - 1)
+      for i in 0..<count { text[i] = CChar(bitPattern: bytes[i]) }
+      text[count] = 0
+    }
   }
-  text[message.count] = 0
-  return UnsafePointer(text)
 }

@@ -17,12 +17,7 @@ func reportingStatus(_ call: () throws(AttentionError) -> Void) -> swiftattn_sta
 public func swiftattn_last_error() -> UnsafePointer<CChar>! { UnsafePointer(sa_last_error_text()) }
 
 private func remember(_ error: AttentionError) {
-  let text = sa_last_error_text()
-  error.message.withBytes { bytes in
-    let count = min(bytes.count, Int(sa_last_error_capacity) - 1)
-    for i in 0..<count { text[i] = CChar(bitPattern: bytes[i]) }
-    text[count] = 0
-  }
+  error.message.copy(to: sa_last_error_text(), capacity: Int(sa_last_error_capacity))
 }
 
 extension AttentionError {

@@ -6,9 +6,7 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -212,27 +210,8 @@ SA_INLINE double sa_pow(double x, double y) { return pow(x, y); }
 SA_INLINE double sa_sin(double x) { return sin(x); }
 SA_INLINE double sa_cos(double x) { return cos(x); }
 
-/* Cache-line aligned memory, NULL when there is none: Swift's own allocation aborts the process then. Where it is
- * large, in huge pages if the system has some to spare: a page fault for every 4 KiB took 8 % of a layer's forward. */
-SA_INLINE void *sa_allocate(size_t bytes) {
-  const size_t huge_page = (size_t)2 << 20;
-  void *memory = NULL;
-  if (posix_memalign(&memory, bytes >= 2 * huge_page ? huge_page : 64, bytes) != 0)
-    return NULL;
-#ifdef MADV_HUGEPAGE
-  if (bytes >= 2 * huge_page)
-    madvise(memory, bytes & ~(huge_page - 1), MADV_HUGEPAGE);
-#endif
-  return memory;
-}
-SA_INLINE void sa_free(void *memory) { free(memory); }
-
 /* Any pointer but NULL, for tensors without elements: Swift's own conversion from an integer is an optional. */
 SA_INLINE __attribute__((returns_nonnull)) void *sa_nowhere(void) { return (void *)64; }
-
-/* This thread's last error: Swift has no thread-local variables. */
-enum { sa_last_error_capacity = 256 };
-__attribute__((returns_nonnull)) char *sa_last_error_text(void);
 
 enum { SA_CPU_BASELINE = 0, SA_CPU_AVX2 = 1, SA_CPU_AVX512 = 2 };
 

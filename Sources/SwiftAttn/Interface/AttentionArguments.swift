@@ -7,12 +7,15 @@ public enum Causal: Int32, Sendable {
   case bottomRight = 2
 }
 
-/// Asked every few milliseconds of a long call, on the calling thread, whether to stop.
+/// Asked every few milliseconds of a long call, on the calling thread, whether to stop: not 0. A C function, which needs no
+/// memory of Swift's.
 public struct InterruptCheck {
-  public var isInterrupted: (UnsafeMutableRawPointer?) -> Bool
+  public var isInterrupted: @convention(c) (UnsafeMutableRawPointer?) -> Int32
   public var context: UnsafeMutableRawPointer?
 
-  public init(context: UnsafeMutableRawPointer?, isInterrupted: @escaping (UnsafeMutableRawPointer?) -> Bool) {
+  public init(
+    context: UnsafeMutableRawPointer?, isInterrupted: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Int32
+  ) {
     self.context = context
     self.isInterrupted = isInterrupted
   }

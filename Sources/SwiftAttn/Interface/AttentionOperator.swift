@@ -128,7 +128,7 @@ public enum AttentionOperator {
       let turns = TurnCounters(
         heads: sumsOverRows ? queue.sharedHeads : 0,
         keyBlocks: BackwardPass<Element>.keyBlocks(scoreGradient.plan.geometry))
-    else { throw AttentionError(.outOfMemory, "there was no memory for the workspace") }
+    else { throw .noMemory }
     let pass = BackwardPass(
       scoreGradient: scoreGradient, queryGradient: gradients.query.map(operand),
       keyGradient: gradients.key.map(operand), valueGradient: gradients.value.map(operand),

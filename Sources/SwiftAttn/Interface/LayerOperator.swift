@@ -67,7 +67,7 @@ public enum LayerOperator {
     let count = shape.batch.rank == 0 ? 1 : shape.batch[0]
     let length = max(1, partBytes / max(bytes / max(count, 1), 1))
     guard length < count else {
-      let scratch = try ScratchMemory(bytes: bytes)
+      guard let scratch = Memory(bytes: bytes, keptOn: .layer) else { throw .noMemory }
       let plan = try LayerPlan<Element>(arguments, shape, scratch.base)
       return try run(plan, out, weights, isSaved: false, arguments.interruptCheck)
     }
@@ -75,7 +75,8 @@ public enum LayerOperator {
       let part = first..<min(first + length, count)
       let partArguments = arguments.batchElements(part, batchRank: shape.batch.rank)
       let partShape = try LayerShape(partArguments)
-      let scratch = try ScratchMemory(bytes: try self.bytes(partShape, Element.self))
+      let bytes = try self.bytes(partShape, Element.self)
+      guard let scratch = Memory(bytes: bytes, keptOn: .layer) else { throw .noMemory }
       try run(
         try LayerPlan<Element>(partArguments, partShape, scratch.base), out.firstAxis(part),
         weights.map { $0.firstAxis(part) }, isSaved: false, arguments.interruptCheck)
@@ -129,7 +130,7 @@ public enum LayerOperator {
     try judge(gradients, arguments, &outputs)
     guard let base = memory.data else { return }
     let plan = try LayerPlan<Element>(arguments, shape, base)
-    let scratch = try ScratchMemory(bytes: bytes)
+    guard let scratch = Memory(bytes: bytes, keptOn: .layer) else { throw .noMemory }
     try LayerBackward(
       plan: plan, gradients: LayerBuffers(scratch.base, shape), wanted: gradients, outGradient: outGradient,
       check: arguments.interruptCheck

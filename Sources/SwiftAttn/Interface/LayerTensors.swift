@@ -1,5 +1,4 @@
 import AttentionBlocks
-import CSwiftAttnShims
 
 /// A tensor, or none, for each parameter of a layer: the parameters themselves, or their gradients.
 public struct LayerTensors<Element: ComputeElement>: Sendable {
@@ -19,16 +18,16 @@ public struct LayerTensors<Element: ComputeElement>: Sendable {
 /// Memory that a layer's forward saves in, as long as somebody holds on to it. Unchecked because of the pointer: forward
 /// writes it before anybody else sees it, and afterwards it is only read.
 final class SavedMemory: @unchecked Sendable {
+  private let memory: Memory
   let bytes: UnsafeMutableRawBufferPointer
 
   init(bytes count: Int) throws(AttentionError) {
-    guard let memory = sa_allocate(count) else {
+    guard let memory = Memory(bytes: count) else {
       throw AttentionError(.outOfMemory, "there was no memory for what backward needs")
     }
-    bytes = UnsafeMutableRawBufferPointer(start: memory, count: count)
+    bytes = UnsafeMutableRawBufferPointer(start: memory.base, count: count)
+    self.memory = memory
   }
-
-  deinit { sa_free(bytes.baseAddress) }
 }
 
 /// body(views of the tensors that are there), for reading.

@@ -1,5 +1,4 @@
 import AttentionBlocks
-import CSwiftAttnShims
 
 /// Y = X W^T + b over all rows of all sequences.
 struct LinearMap<Element: ComputeElement> {
@@ -124,12 +123,9 @@ struct LinearGradient<Element: ComputeElement> {
     guard hasUnseenRows, masking.hasNonFinite(x.base, x.rowStride, x.columnStride, x.rows, x.columns) else {
       return try body(x)
     }
-    guard let memory = sa_allocate(x.rows * x.columns * MemoryLayout<Element>.stride) else {
-      throw AttentionError(.outOfMemory, "there was no memory for the workspace")
-    }
-    defer { sa_free(memory) }
+    guard let memory = Memory(bytes: x.rows * x.columns * MemoryLayout<Element>.stride) else { throw .noMemory }
     let copy = StridedMatrix(
-      base: memory.bindMemory(to: Element.self, capacity: x.rows * x.columns), rows: x.rows, columns: x.columns,
+      base: memory.base.bindMemory(to: Element.self, capacity: x.rows * x.columns), rows: x.rows, columns: x.columns,
       rowStride: x.columns)
     for row in 0..<x.rows {
       let isSeen = (0..<gradient.columns).contains { gradient.element(row, $0).pointee != 0 }

@@ -67,7 +67,7 @@ struct CallControl: ~Copyable {
     let now = monotonicNanoseconds()
     guard now - lastPoll.load(ordering: .relaxed) >= Self.pollNanoseconds else { return isStopped }
     lastPoll.store(now, ordering: .relaxed)
-    if check.isInterrupted(check.context) {
+    if check.isInterrupted(check.context) != 0 {
       interrupted.store(true, ordering: .relaxed)
       stopped.store(true, ordering: .relaxed)
     }
@@ -80,8 +80,6 @@ struct CallControl: ~Copyable {
   /// What became of the call, once all threads have returned.
   func conclude() throws(AttentionError) {
     if interrupted.load(ordering: .relaxed) { throw AttentionError(.interrupted, "the call was interrupted") }
-    guard finished.load(ordering: .relaxed) >= count else {
-      throw AttentionError(.outOfMemory, "there was no memory for the workspace")
-    }
+    guard finished.load(ordering: .relaxed) >= count else { throw .noMemory }
   }
 }

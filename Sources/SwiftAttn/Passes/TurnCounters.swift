@@ -1,4 +1,3 @@
-import CSwiftAttnShims
 import Synchronization
 
 /// Lets the blocks of one head add to each block of keys in order, whichever threads have them: the sums are then taken in
@@ -9,6 +8,7 @@ import Synchronization
 struct TurnCounters: ~Copyable, @unchecked Sendable {
   // Unchecked because of the pointer to atomics.
   private let counters: UnsafeMutablePointer<Atomic<Int>>
+  private let memory: Memory
   private let count: Int
   private let keyBlocks: Int
 
@@ -16,14 +16,10 @@ struct TurnCounters: ~Copyable, @unchecked Sendable {
   init?(heads: Int, keyBlocks: Int) {
     count = heads * keyBlocks
     self.keyBlocks = keyBlocks
-    guard let memory = sa_allocate(max(count, 1) * MemoryLayout<Atomic<Int>>.stride) else { return nil }
-    counters = memory.bindMemory(to: Atomic<Int>.self, capacity: count)
+    guard let memory = Memory(bytes: count * MemoryLayout<Atomic<Int>>.stride) else { return nil }
+    counters = memory.base.bindMemory(to: Atomic<Int>.self, capacity: count)
     for i in 0..<count { (counters + i).initialize(to: Atomic(0)) }
-  }
-
-  deinit {
-    counters.deinitialize(count: count)
-    sa_free(counters)
+    self.memory = memory
   }
 
   /// Waits until `block` earlier blocks have passed; false when the call is stopped meanwhile.

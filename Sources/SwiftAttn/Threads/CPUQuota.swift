@@ -18,7 +18,7 @@ enum CPUQuota {
 
   /// `ofProcess` for the files that `read` knows.
   static func smallest(read: Reader) -> Int? {
-    withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 16384) { buffer in
+    withBytesOnStack(InlineArray<16384, UInt8>(repeating: 0)) { buffer in
       let length = read("/proc/self/cgroup", buffer)
       guard length > 0 else { return nil }
       let groups = UnsafeBufferPointer(rebasing: buffer[..<length]).span
@@ -125,7 +125,9 @@ enum CPUQuota {
     parse: (_ contents: Span<UInt8>) -> Int?
   ) -> Int? {
     let length = mount.utf8CodeUnitCount + directory.count + name.utf8CodeUnitCount + 1
-    return withUnsafeTemporaryAllocation(of: UInt8.self, capacity: length + 64) { memory in
+    return withBytesOnStack(InlineArray<4160, UInt8>(repeating: 0)) { memory in
+      // Longer paths name no file (PATH_MAX).
+      guard length <= 4096 else { return nil }
       let path = UnsafeMutableBufferPointer(rebasing: memory[..<length])
       let buffer = UnsafeMutableBufferPointer(rebasing: memory[length...])
       var end = path.update(fromContentsOf: UnsafeBufferPointer(start: mount.utf8Start, count: mount.utf8CodeUnitCount))
@@ -140,6 +142,18 @@ enum CPUQuota {
       path[end] = 0
       let bytes = path.withMemoryRebound(to: CChar.self) { path in path.baseAddress.map { read($0, buffer) } ?? -1 }
       return bytes > 0 ? parse(UnsafeBufferPointer(rebasing: buffer[..<bytes]).span) : nil
+    }
+  }
+}
+
+/// Temporary memory as large as the array; `withUnsafeTemporaryAllocation` takes it from the heap from 1 KiB on.
+private func withBytesOnStack<let count: Int, Result>(
+  _ array: InlineArray<count, UInt8>, _ body: (UnsafeMutableBufferPointer<UInt8>) -> Result
+) -> Result {
+  var array = array
+  return withUnsafeMutablePointer(to: &array) {
+    $0.withMemoryRebound(to: UInt8.self, capacity: count) {
+      body(UnsafeMutableBufferPointer(start: $0, count: count))
     }
   }
 }
