@@ -77,3 +77,22 @@ extension Message {
     }
   }
 }
+
+// MARK: Memory
+
+@c @implementation
+public func swiftattn_set_allocator(_ allocator: UnsafePointer<swiftattn_allocator>!) -> swiftattn_status {
+  reportingStatus { () throws(AttentionError) in
+    if let allocator {
+      let fields = try known(allocator, "allocator")
+      guard fields.allocate != nil else { throw AttentionError(.invalidArgument, "allocator.allocate is NULL") }
+      guard fields.deallocate != nil else { throw AttentionError(.invalidArgument, "allocator.deallocate is NULL") }
+    }
+    // Field by field the same.
+    sa_use_allocator(UnsafeRawPointer(allocator)?.assumingMemoryBound(to: sa_allocator.self))
+    MemoryShelves.clear()
+  }
+}
+
+@c @implementation
+public func swiftattn_release_memory() { MemoryShelves.clear() }

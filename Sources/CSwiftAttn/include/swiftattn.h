@@ -10,7 +10,8 @@
  * value.
  *
  * Rules that hold for every function:
- * - Ownership: the library never keeps a pointer after it returns and never frees the caller's memory.
+ * - Ownership: the library never keeps a pointer after it returns (but for swiftattn_set_allocator's) and never frees
+ *   the caller's memory.
  * - Threads: every function may be called from any thread at any time, also while other calls run, and after fork().
  * - Failure: a status other than SWIFTATTN_OK is returned, swiftattn_last_error() says what was wrong, and no output
  * has been written (except for SWIFTATTN_INTERRUPTED and for a failed allocation, after which outputs are unspecified).
@@ -250,6 +251,37 @@ swiftattn_status swiftattn_set_isa(const char *name);
  * register tile of 8 rows by 3 vectors of 16 lanes. Static storage; NULL past the end, or when swiftattn_get_isa() is
  * NULL. */
 const char *swiftattn_kernel_id(int32_t index);
+
+/* Where the library's memory comes from. Both functions may be called from any thread, also by several at once and
+ * while swiftattn's own threads run. They may not call the library, unwind, or fork and return in the child. */
+typedef struct swiftattn_allocator {
+  size_t struct_size; /* sizeof(swiftattn_allocator) */
+  void *context;      /* handed to both functions */
+  /* Required. At least `bytes` bytes, more than 0, at a multiple of `alignment`, a power of two (64 in this version).
+   * NULL when there is no memory: the call then fails with SWIFTATTN_OUT_OF_MEMORY, or does without. */
+  void *(*allocate)(void *context, size_t bytes, size_t alignment);
+  /* Required. Takes back what `allocate` gave, never NULL, with the number of bytes that was asked for. */
+  void (*deallocate)(void *context, void *memory, size_t bytes);
+} swiftattn_allocator;
+
+/* Chooses the allocator of all memory that the library allocates from now on, in all threads; NULL returns to the
+ * default, which is the C library's. Fails with SWIFTATTN_INVALID_ARGUMENT, and changes nothing, when struct_size is
+ * unknown or a function is missing.
+ *
+ * The struct is not copied: it stays in place, unchanged, as long as its allocator is in use. May be called at any
+ * time. Memory always goes back to the allocator that it came from: what was kept between calls at once, what running
+ * calls have when they end. From any moment on at which no call is running, an allocator that was replaced before has
+ * got everything back, is not called again, and may go, with its struct.
+ *
+ * Everything that a call allocates comes from here: at most a workspace for each of its threads (2 MiB, more only for
+ * very large head dims), a counter for each block of keys in backward, for a layer as much memory as forward saves, and
+ * in its backward perhaps a copy of an input. Not from here come the stacks of the library's threads (512 KiB each) and
+ * what the C library allocates for threads. A thread that cannot be created is no failure: the call uses fewer. */
+swiftattn_status swiftattn_set_allocator(const swiftattn_allocator *allocator);
+
+/* Gives back the memory that is kept between calls, at most 72 MiB, to the allocator it came from. What running calls
+ * have may be kept when they end. */
+void swiftattn_release_memory(void);
 
 #ifdef __cplusplus
 }
