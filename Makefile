@@ -22,12 +22,13 @@ PYTHON_FILES := setup.py $(wildcard scripts/*.py) $(call find_files,-name '*.py'
 
 .PHONY: help demo demo-translation demo-search test bench lint format clean install library programs environment
 .PHONY: lint-swift lint-c lint-python lint-sizes
-.PHONY: test-swift test-swift-client test-c test-python test-isa test-install test-sanitizers
+.PHONY: test-swift test-swift-client test-c test-python test-isa test-install test-sanitizers test-leaks
 
 help:
 	@echo 'make demo             train a small Transformer on English text; also demo-translation, demo-search'
 	@echo 'make test             run all tests: test-swift test-swift-client test-c test-python test-isa test-install'
 	@echo 'make test-sanitizers  run the Swift and C tests under AddressSanitizer and ThreadSanitizer'
+	@echo 'make test-leaks       many calls of every kind, after which no memory may be missing'
 	@echo 'make bench            measure speed'
 	@echo 'make lint | format    check | repair the style of all code'
 	@echo 'make install          install the C library, PREFIX=$(PREFIX)'
@@ -116,6 +117,10 @@ test-install: library
 test-sanitizers:
 	scripts/require_tools build
 	scripts/run_sanitizers
+
+# The long form of what test-c does in a few seconds.
+test-leaks: programs
+	$(CABI)/test_leaks 100000 1000
 
 # --- style ---
 
