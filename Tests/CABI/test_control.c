@@ -4,7 +4,6 @@
 #include "layer_problem.h"
 #include "problem.h"
 
-#include <fenv.h>
 #include <pthread.h>
 
 static const problem_spec small = {"small", 4, 2, 4, 2, 33, 65, 16, 24, SWIFTATTN_CAUSAL_NONE, WITH_BIAS | WITH_MASK};
@@ -184,21 +183,6 @@ static void check_patience(void) {
   problem_free(&made);
 }
 
-static void check_rounding_mode(void) {
-  problem made;
-  problem_make(&made, &small, SWIFTATTN_FLOAT32, LAYOUT_DENSE);
-  fesetround(FE_UPWARD);
-  CHECK(problem_forward(&made) == SWIFTATTN_OK, "%s", swiftattn_last_error());
-  CHECK(problem_backward(&made) == SWIFTATTN_OK, "%s", swiftattn_last_error());
-  layer_problem layer;
-  layer_make(&layer, &small_layer, SWIFTATTN_FLOAT32, LAYOUT_DENSE);
-  CHECK(layer_forward(&layer) == SWIFTATTN_OK && layer_backward(&layer) == SWIFTATTN_OK, "%s", swiftattn_last_error());
-  CHECK(fegetround() == FE_UPWARD, "the rounding mode was changed");
-  fesetround(FE_TONEAREST);
-  problem_free(&made);
-  layer_free(&layer);
-}
-
 int main(int count, char **arguments) {
   char usual[32] = "";
   if (swiftattn_get_isa())
@@ -214,6 +198,5 @@ int main(int count, char **arguments) {
   check_layer_interruption(layer_forward, "forward of a layer");
   check_layer_interruption(layer_backward, "backward of a layer");
   check_patience();
-  check_rounding_mode();
   return check_result("test_control");
 }

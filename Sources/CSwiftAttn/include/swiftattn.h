@@ -16,7 +16,9 @@
  * - Failure: a status other than SWIFTATTN_OK is returned, swiftattn_last_error() says what was wrong, and no output
  * has been written (except for SWIFTATTN_INTERRUPTED and for a failed allocation, after which outputs are unspecified).
  *   No function aborts, exits, prints or unwinds.
- * - Inputs and the caller's floating-point environment are never modified. */
+ * - Inputs are never modified. The caller's floating-point environment neither changes a result nor is it changed: a
+ * call computes in the default one and puts rounding and denormal modes, traps and exception flags back as they were.
+ */
 #ifndef SWIFTATTN_H
 #define SWIFTATTN_H
 

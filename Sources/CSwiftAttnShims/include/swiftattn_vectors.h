@@ -176,9 +176,9 @@ SA_INLINE uint64_t sa_float_environment(void) {
 #if defined(__x86_64__)
   return __builtin_ia32_stmxcsr();
 #elif defined(__aarch64__)
-  uint64_t fpcr;
-  __asm__ volatile("mrs %0, fpcr" : "=r"(fpcr));
-  return fpcr;
+  uint64_t modes, flags;
+  __asm__ volatile("mrs %0, fpcr\n\tmrs %1, fpsr" : "=r"(modes), "=r"(flags));
+  return flags << 32 | (uint32_t)modes;
 #else
   return 0;
 #endif
@@ -187,7 +187,7 @@ SA_INLINE void sa_set_float_environment(uint64_t environment) {
 #if defined(__x86_64__)
   __builtin_ia32_ldmxcsr((unsigned)environment);
 #elif defined(__aarch64__)
-  __asm__ volatile("msr fpcr, %0" : : "r"(environment));
+  __asm__ volatile("msr fpcr, %0\n\tmsr fpsr, %1" : : "r"(environment & UINT32_MAX), "r"(environment >> 32));
 #else
   (void)environment;
 #endif

@@ -10,6 +10,8 @@ public enum AttentionOperator {
   public static func forward(
     _ arguments: borrowing AttentionArguments, out: TensorView, lse: TensorView?
   ) throws(AttentionError) {
+    let environment = FloatEnvironment.enterDefault()
+    defer { environment.restore() }
     switch arguments.query.type {
     case .float64: try forward(arguments, out: out, lse: lse, Double.self)
     default: try forward(arguments, out: out, lse: lse, Float.self)
@@ -49,6 +51,8 @@ public enum AttentionOperator {
   public static func backward(
     _ arguments: borrowing AttentionArguments, _ results: AttentionResults, into gradients: AttentionGradients
   ) throws(AttentionError) {
+    let environment = FloatEnvironment.enterDefault()
+    defer { environment.restore() }
     switch arguments.query.type {
     case .float64: try backward(arguments, results, gradients, Double.self)
     default: try backward(arguments, results, gradients, Float.self)

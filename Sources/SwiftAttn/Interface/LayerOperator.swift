@@ -27,6 +27,8 @@ public enum LayerOperator {
   public static func forward(
     _ arguments: borrowing LayerArguments, out: TensorView, weights: TensorView?, saved: UnsafeMutableRawBufferPointer?
   ) throws(AttentionError) {
+    let environment = FloatEnvironment.enterDefault()
+    defer { environment.restore() }
     switch arguments.query.type {
     case .float64: try forward(arguments, out, weights, saved, Double.self)
     default: try forward(arguments, out, weights, saved, Float.self)
@@ -109,6 +111,8 @@ public enum LayerOperator {
     _ arguments: borrowing LayerArguments, saved: UnsafeRawBufferPointer, outGradient: TensorView,
     into gradients: LayerGradients
   ) throws(AttentionError) {
+    let environment = FloatEnvironment.enterDefault()
+    defer { environment.restore() }
     switch arguments.query.type {
     case .float64: try backward(arguments, saved, outGradient, gradients, Double.self)
     default: try backward(arguments, saved, outGradient, gradients, Float.self)

@@ -18,18 +18,9 @@ struct ParallelCall<Pass: ParallelPass & ~Copyable>: ~Copyable {
 
   func run(participants: Int) throws(AttentionError) {
     ThreadPool.run(participants: participants, sharing: self) { call, participant in
-      call.runInDefaultFloatEnvironment(participant: participant)
+      call.pass.run(call.control, participant: participant)
     }
     try control.conclude()
-  }
-
-  /// With the processor's default rounding and denormal modes, so that results do not depend on what the caller, or
-  /// whoever first created a worker, had set; then puts back modes and flags as they were.
-  private func runInDefaultFloatEnvironment(participant: Int) {
-    let environment = sa_float_environment()
-    sa_set_float_environment(sa_default_float_environment())
-    pass.run(control, participant: participant)
-    sa_set_float_environment(environment)
   }
 }
 
