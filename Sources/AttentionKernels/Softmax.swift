@@ -116,20 +116,46 @@ func softmaxGradient<V: LaneVector>(
   for vector in 0..<panel.vectors {
     let lane = vector &* V.lanes
     let logSumExp = V.load(gradient.logSumExp + lane)
-    for key in panel.firstKey..<panel.endKey {
-      let score = panel.scores.base + (key &* panel.scores.stride &+ lane)
-      let slot = gradient.gradient.base + (key &* gradient.gradient.stride &+ lane)
-      var p = exp2(V.load(score) - logSumExp)
-      var dS = p * V.load(slot)
-      if let visibility = panel.visibility {
-        let words = visibility + ((key &>> 5) &* panel.visibilityStride &+ lane)
-        let bit: UInt32 = 1 &<< UInt32(truncatingIfNeeded: key & 31)
-        p = V.whereBit(words, bit, p, V.zero)
-        dS = V.whereBit(words, bit, dS, V.zero)
-      }
-      p.store(score)
-      dS.store(slot)
+    let infinity = V(repeating: .infinity)
+    let certain = leastCertain(logSumExp)
+    if V.anyUnequal(certain, infinity) {
+      differentiate(panel, gradient, lane: lane, logSumExp, certain, isLarge: true)
+    } else {
+      differentiate(panel, gradient, lane: lane, logSumExp, certain, isLarge: false)
     }
+  }
+}
+
+/// Where lse is so large that its rounding alone, here and on its way through the caller's natural logarithms, could make
+/// a P of 2 and more (or of almost 0) out of 1: the exponents s - lse that may be 0, which are those above this and then
+/// have to be. Infinity in the lanes of usual rows.
+@inline(__always)
+private func leastCertain<V: LaneVector>(_ logSumExp: V) -> V {
+  let (infinity, magnitude) = (V(repeating: .infinity), logSumExp.magnitude)
+  let rounding = V.zero - magnitude * V(repeating: 3 / V.roundingShift)
+  let large = V.whereGreater(magnitude, V(repeating: V.roundingShift), rounding, infinity)
+  return V.whereEqual(magnitude, infinity, infinity, large)
+}
+
+@inline(__always)
+private func differentiate<V: LaneVector>(
+  _ panel: PanelScores<V.Scalar>, _ gradient: SoftmaxGradient<V.Scalar>, lane: Int, _ logSumExp: V, _ certain: V,
+  isLarge: Bool
+) {
+  for key in panel.firstKey..<panel.endKey {
+    let score = panel.scores.base + (key &* panel.scores.stride &+ lane)
+    let slot = gradient.gradient.base + (key &* gradient.gradient.stride &+ lane)
+    let exponent = V.load(score) - logSumExp
+    var p = exp2(isLarge ? V.whereGreater(exponent, certain, V.zero, exponent) : exponent)
+    var dS = p * V.load(slot)
+    if let visibility = panel.visibility {
+      let words = visibility + ((key &>> 5) &* panel.visibilityStride &+ lane)
+      let bit: UInt32 = 1 &<< UInt32(truncatingIfNeeded: key & 31)
+      p = V.whereBit(words, bit, p, V.zero)
+      dS = V.whereBit(words, bit, dS, V.zero)
+    }
+    p.store(score)
+    dS.store(slot)
   }
 }
 

@@ -53,13 +53,15 @@ def test_empty_sizes_give_empty_or_zero_results(case: Case, dtype: Any) -> None:
         ((130, 70), {"key_lengths": np.zeros(2, int)}),
         ((130, 70), {"query_lengths": np.zeros(2, int)}),
         ((17, 0), {}),
+        ((100, 0), {"causal": "bottom_right", "bias": np.zeros((100, 0), np.float32)}),
         ((2, 70), {"mask": np.arange(70) >= 40, "key_lengths": np.array([40, 3])}),
     ],
     ids=str,
 )
 def test_rows_that_may_attend_to_nothing_are_exact_zeros(lengths: tuple[int, int], options: dict[str, Any]) -> None:
     inputs = make_inputs(Case(lengths, (16, 7), (2, 1), (2,))).with_options(**options)
-    inputs.dout[...] = np.nan  # and nothing of dout reaches a gradient
+    for array in (inputs.q, inputs.k, inputs.v, inputs.dout):
+        array[...] = np.nan  # of which nothing reaches a result
     results = ours(inputs)
     assert (results.pop("lse") == -np.inf).all()
     for name, result in results.items():
@@ -96,6 +98,67 @@ def test_scores_shifted_by_ten_thousand_agree(shift: float) -> None:
     inputs = make_inputs(Case((47, 200), (16, 16), bias="QK"))
     shifted = inputs.with_options(bias=inputs.options["bias"] + np.float32(shift))
     assert_all_accurate(ours(shifted), expected(shifted), LARGE_SCORES_FACTOR)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("size", ["rounded to 128", 1e30, "near overflow"])
+def test_huge_scores_choose_one_key(size: float | str, sign: int, dtype: Any) -> None:
+    # The rounding of one of these scores is more than a softmax can tell: all weight is on the key with the largest.
+    # Inside, scores are in units of ln 2, so log2(e) times as large: 0.69 of the largest number is the limit.
+    sizes = {"rounded to 128": 128 / float(np.finfo(dtype).eps), "near overflow": 0.69 * float(np.finfo(dtype).max)}
+    largest = sizes[size] if isinstance(size, str) else size
+    inputs = make_inputs(Case((70, 134), (3, 20), (2, 1), scale=1), dtype)
+    inputs.q[...], inputs.k[...] = 0, 0
+    inputs.q[..., 0] = sign * np.random.default_rng(0).uniform(0.5, 1, inputs.q.shape[:-1])
+    inputs.k[..., 0] = np.random.default_rng(1).permutation(np.linspace(-1, 1, 134)) * largest
+    chosen = int(np.argmax(sign * inputs.k[0, 0, :, 0]))
+    results = ours(inputs)
+    np.testing.assert_array_equal(
+        results["out"], np.broadcast_to(inputs.v[..., chosen, :][..., None, :], (1, 2, 70, 20))
+    )
+    np.testing.assert_allclose(
+        results["lse"], inputs.q[..., 0] * inputs.k[0, 0, chosen, 0], rtol=4 * np.finfo(dtype).eps
+    )
+    summed = np.zeros_like(inputs.v)
+    summed[0, 0, chosen] = inputs.dout.astype(np.longdouble).sum(axis=(0, 1, 2))
+    np.testing.assert_allclose(results["value"], summed, rtol=1e3 * np.finfo(dtype).eps, atol=1e2 * np.finfo(dtype).eps)
+    assert np.isfinite(results["query"]).all()
+    assert np.isfinite(results["key"]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("lengths", [(47, 200), (1, 200)], ids=str)
+def test_denormal_numbers_are_kept(lengths: tuple[int, int], dtype: Any) -> None:
+    # A tiny number is not far from the truth, 0 would be.
+    inputs, tiny = make_inputs(Case(lengths, (16, 16), (4, 2)), dtype), np.finfo(dtype).tiny
+    inputs.q[...] = 0  # so that each weight is 1/200
+    rng = np.random.default_rng(0)
+    inputs.v[...] = (rng.uniform(0.5, 0.999, inputs.v.shape) * tiny).astype(dtype)
+    inputs.dout[...] = (rng.uniform(0.5, 0.999, inputs.dout.shape) * tiny).astype(dtype)
+    results = ours(inputs)
+    mean = inputs.v.astype(np.longdouble).mean(axis=-2, keepdims=True).repeat(2, axis=1)
+    assert np.abs(results["out"] - mean).max() < tiny / 64
+    weighted = inputs.dout.astype(np.longdouble).reshape(1, 2, -1, 16).sum(axis=2, keepdims=True) / 200
+    assert np.abs(results["value"] - weighted).max() < weighted.max() / 64
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_sign_of_a_zero_does_not_matter(dtype: Any) -> None:
+    inputs = make_inputs(Case((47, 97), (16, 7), (4, 2), bias="BHQK"), dtype)
+    rng = np.random.default_rng(0)
+    arrays = [inputs.q, inputs.k, inputs.v, inputs.dout, inputs.options["bias"]]
+    for array in arrays:
+        array[rng.random(array.shape) < 0.5] = 0
+    results = ours(inputs)
+    for array in arrays:
+        array[array == 0] = -0.0
+    assert_same_bits(ours(inputs), results)
+    for array in arrays:
+        array[...] = -0.0
+    for name, result in ours(inputs).items():
+        expected = np.float64(97) if name == "lse" else np.float64(1)
+        np.testing.assert_allclose(result, np.log(expected), rtol=4 * np.finfo(dtype).eps)
 
 
 def scaled_back(results: Results, exponents: dict[str, int]) -> Results:
