@@ -11,6 +11,7 @@ import pytest
 import swiftattn
 from cases import Case, Inputs, make_inputs
 from helpers import DTYPES, assert_same_bits, ours
+from views import at_offset
 
 CASES = (
     Case((257, 257), (40, 24), (4, 2), (2,)),
@@ -28,11 +29,11 @@ FMA_ISAS = tuple(name for name in swiftattn.available_isas() if name != "baselin
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_any_number_of_threads_gives_the_same_bits(case: Case, dtype: Any) -> None:
+def test_any_number_of_threads_gives_the_same_bits(case: Case, dtype: Any, long_form: bool) -> None:
     inputs = make_inputs(case, dtype)
     swiftattn.set_num_threads(1)
     results = ours(inputs)
-    for count in (2, 3, 5):
+    for count in range(2, 17) if long_form else (2, 3, 16):
         swiftattn.set_num_threads(count)
         assert_same_bits(ours(inputs), results)
 
@@ -49,15 +50,97 @@ def batch_element(inputs: Inputs, index: int) -> Inputs:
 
 
 @pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", BATCHES, ids=str)
-def test_neighbours_in_the_batch_do_not_matter(case: Case) -> None:
-    inputs = make_inputs(case)
+def test_neighbours_in_the_batch_do_not_matter(case: Case, dtype: Any) -> None:
+    inputs = make_inputs(case, dtype)
     results = ours(inputs)
     if case.bias is not None and case.bias[0] != "B":
         del results["bias"]  # a sum over the batch
     for index in range(case.batch[0]):
         alone = ours(batch_element(inputs, index), results.keys() - {"out", "lse"})
         assert_same_bits(alone, {name: result[index : index + 1] for name, result in results.items()})
+
+
+def query_chunk(inputs: Inputs, rows: slice) -> Inputs:
+    """Some of the queries, with the causal keys that the last of them sees."""
+    options, last = dict(inputs.options), rows.stop + inputs.k.shape[-2] - inputs.q.shape[-2]
+    keys = slice(last if options.get("causal") == "bottom_right" else None)
+    for name in ("mask", "bias"):
+        if name in options:
+            option = options[name]
+            options[name] = option[..., rows if option.shape[-2] > 1 else slice(None), keys]
+    if "query_lengths" in options:
+        options["query_lengths"] = np.clip(options["query_lengths"] - rows.start, 0, rows.stop - rows.start)
+    q, dout = (array[..., rows, :] for array in (inputs.q, inputs.dout))
+    return Inputs(q, inputs.k[..., keys, :], inputs.v[..., keys, :], dout, options)
+
+
+CHUNKED = (
+    Case((257, 257), (64, 64), (4, 2), causal="bottom_right", bias="BHQK"),
+    Case((200, 330), (40, 24), (1, 1), causal="bottom_right", mask="BHQK"),
+    Case((200, 130), (64, 64), (2, 2), mask="B11K", bias="BHQK", bias_has_minus_inf=True, query_lengths=True),
+    Case((130, 200), (128, 64), (3, 1), bias="BHQK", key_lengths=True),
+)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CHUNKED, ids=str)
+def test_queries_in_chunks_give_the_bits_of_all_at_once(case: Case, dtype: Any, long_form: bool) -> None:
+    inputs = make_inputs(case, dtype)
+    results = {name: result for name, result in ours(inputs).items() if name not in ("key", "value")}
+    length = case.lengths[0]
+    for size in range(1, length) if long_form else (1, 50, 96):
+        # Single queries here and there would do; all of them take long.
+        for start in range(0, length, size if size > 1 or long_form else 23):
+            rows = slice(start, min(start + size, length))
+            chunk = ours(query_chunk(inputs, rows), ("query", "bias"))
+            keys = slice(chunk["bias"].shape[-1] if "bias" in chunk else None)
+            parts = {"out": (..., rows, slice(None)), "lse": (..., rows), "bias": (..., rows, keys)}
+            parts["query"] = parts["out"]
+            assert_same_bits(chunk, {name: result[parts[name]] for name, result in results.items()})
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES[:4], ids=str)
+def test_the_size_of_the_batch_does_not_matter(case: Case, dtype: Any) -> None:
+    results = ours(make_inputs(case, dtype))
+    for size in (2, 5):
+        inputs = make_inputs(case, dtype)
+        options = {
+            name: np.repeat(option, size, axis=0) if np.ndim(option) in (1, 4) else option
+            for name, option in inputs.options.items()
+        }
+        arrays = (np.repeat(array, size, axis=0) for array in (inputs.q, inputs.k, inputs.v, inputs.dout))
+        repeated = ours(Inputs(*arrays, options))
+        assert_same_bits(
+            repeated,
+            {
+                name: np.repeat(result, size, axis=0) if result.ndim > 2 else repeated[name]
+                for name, result in results.items()
+            },
+        )
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_alignment_does_not_matter(dtype: Any) -> None:
+    case = Case((50, 70), (24, 40), (2, 1), mask="BHQK", bias="BHQK")
+    inputs = make_inputs(case, dtype)
+    results = ours(inputs)
+    for offset in range(64):
+        # Each operand elsewhere; those that are not aligned to their elements are copied.
+        q, k, v, dout = (
+            at_offset((offset + 4 * n) % 64)(array)
+            for n, array in enumerate((inputs.q, inputs.k, inputs.v, inputs.dout))
+        )
+        options = {"mask": at_offset(offset)(inputs.options["mask"]), "bias": at_offset(offset)(inputs.options["bias"])}
+        moved = Inputs(q, k, v, dout, options)
+        assert_same_bits(ours(moved), results)
+        out = at_offset(offset // 8 * 8)(np.empty_like(results["out"]))
+        assert_same_bits({"out": swiftattn.attention(q, k, v, **options, out=out)}, {"out": results["out"]})
 
 
 @pytest.mark.usefixtures("isa")

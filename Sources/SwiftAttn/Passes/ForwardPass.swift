@@ -94,7 +94,8 @@ struct ForwardPass<Element: ComputeElement>: ParallelPass {
     }
   }
 
-  /// out = o / l; lse = ln 2 * (m + log2 l).
+  /// out = o / l; lse = ln 2 * (m + log2 l), where the whole part of log2 l goes to m, which depends on the headroom: so
+  /// lse has the same bits when keys that a row does not see are left away.
   private func store(_ state: ForwardWorkspace<Element>) {
     for row in 0..<state.rows.vectors * Element.lanes {
       state.factors[row] = state.sum[row] == 0 ? 0 : 1 / state.sum[row]
@@ -105,7 +106,9 @@ struct ForwardPass<Element: ComputeElement>: ParallelPass {
     state.rows.offsets(of: lse, into: state.offsets)
     let ln2 = 0.6931471805599453
     for row in 0..<state.rows.count {
-      let logSumExp = ln2 * (Double(state.reference[row]) + sa_log2(Double(state.sum[row])))
+      let sum = Double(state.sum[row])
+      let (whole, fraction) = sum.isNormal ? (Double(sum.exponent), sum.significand) : (0, sum)
+      let logSumExp = ln2 * (Double(state.reference[row]) + whole + sa_log2(fraction))
       lse.base[state.offsets[row]] = Element(logSumExp)
     }
   }
