@@ -22,13 +22,15 @@ PYTHON_FILES := setup.py $(wildcard scripts/*.py) $(call find_files,-name '*.py'
 
 .PHONY: help demo demo-translation demo-search test bench lint format clean install library programs environment
 .PHONY: lint-swift lint-c lint-python lint-sizes
-.PHONY: test-swift test-swift-client test-c test-python test-isa test-install test-sanitizers test-leaks
+.PHONY: test-swift test-swift-client test-c test-python test-isa test-install test-sanitizers test-leaks test-bits golden
 
 help:
 	@echo 'make demo             train a small Transformer on English text; also demo-translation, demo-search'
 	@echo 'make test             run all tests: test-swift test-swift-client test-c test-python test-isa test-install'
 	@echo 'make test-sanitizers  run the Swift and C tests under AddressSanitizer and ThreadSanitizer'
 	@echo 'make test-leaks       many calls of every kind, after which no memory may be missing'
+	@echo 'make test-bits        run the tests of bits and poison in their long form'
+	@echo 'make golden           record the checksums of results anew; Tests/python/golden.py says when one may'
 	@echo 'make bench            measure speed'
 	@echo 'make lint | format    check | repair the style of all code'
 	@echo 'make install          install the C library, PREFIX=$(PREFIX)'
@@ -95,6 +97,13 @@ test-c: programs
 
 test-python: environment
 	$(PYTHON) -m pytest Tests/python
+
+# Every number of threads, every size of chunk, and poison in every place.
+test-bits: environment
+	$(PYTHON) -m pytest --long Tests/python/test_bits.py Tests/python/test_layer_bits.py Tests/python/test_nonfinite.py
+
+golden: environment
+	$(PYTHON) Tests/python/golden.py
 
 # What the library shows to the world, what its code needs, and whether it runs on processors that have less.
 test-isa: library programs environment
