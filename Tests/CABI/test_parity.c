@@ -1,5 +1,6 @@
 /* Forward and backward against the reference: every case, in both dtypes, every layout and every tier of this
- * processor. */
+ * processor; and every alignment, to the bit. */
+#define _POSIX_C_SOURCE 200809L
 #include "problem.h"
 
 static const problem_spec specs[] = {
@@ -120,11 +121,58 @@ static int run_tiers(const problem_spec *spec, int32_t dtype, layout form) {
   return tiers;
 }
 
+static const problem_spec aligned = {"alignment",          4, 2, 4, 2, 33, 70, 24, 40, SWIFTATTN_CAUSAL_NONE,
+                                     WITH_MASK | WITH_BIAS};
+
+/* Copies an operand to memory that begins `offset` bytes after a multiple of 64, which `*moved` becomes. */
+static void move_to(array *operand, size_t offset, void **moved) {
+  if (posix_memalign(moved, 64, operand->bytes + 64)) {
+    perror("posix_memalign");
+    exit(EXIT_FAILURE);
+  }
+  memcpy((char *)*moved + offset, operand->memory, operand->bytes);
+  operand->view.data = (char *)*moved + offset;
+}
+
+/* Every operand, outputs too, at every alignment that its elements allow, each at another one in a call. */
+static void check_alignments(const problem_spec *spec, int32_t dtype) {
+  problem made;
+  problem_make(&made, spec, dtype, LAYOUT_DENSE);
+  CHECK(problem_forward(&made) == SWIFTATTN_OK && problem_backward(&made) == SWIFTATTN_OK, "%s",
+        swiftattn_last_error());
+  const size_t size = dtype_size(dtype);
+  for (size_t first = 0; first < 64; first += size) {
+    void *moved[OPERAND_COUNT] = {NULL};
+    for (size_t which = 0; which < OPERAND_COUNT; which++)
+      if (made.operands[which].memory)
+        move_to(&made.operands[which], (first + which * size) % 64 / 8 * 8 + (size < 8 ? first % 8 : 0), &moved[which]);
+    for (int which = OUT; which < OPERAND_COUNT; which++)
+      if (moved[which])
+        memset(made.operands[which].view.data, PATTERN, made.operands[which].bytes);
+    CHECK(problem_forward(&made) == SWIFTATTN_OK && problem_backward(&made) == SWIFTATTN_OK, "%s",
+          swiftattn_last_error());
+    for (int which = OUT; which < OPERAND_COUNT; which++)
+      CHECK(!moved[which] ||
+                !memcmp(made.operands[which].view.data, made.operands[which].memory, made.operands[which].bytes),
+            "%s: %s differs %d bytes past an alignment", spec->name, operand_names[which], (int)first);
+    for (int which = 0; which < OPERAND_COUNT; which++) {
+      made.operands[which].view.data = made.operands[which].memory;
+      free(moved[which]);
+    }
+  }
+  problem_free(&made);
+}
+
 int main(void) {
   for (size_t spec = 0; spec < SPEC_COUNT; spec++)
     for (int form = 0; form < LAYOUT_COUNT; form++) {
       CHECK(run_tiers(&specs[spec], SWIFTATTN_FLOAT32, (layout)form) >= 1, "no tier runs on this processor");
       CHECK(run_tiers(&specs[spec], SWIFTATTN_FLOAT64, (layout)form) >= 1, "no tier runs on this processor");
+    }
+  for (int32_t tier = 0; swiftattn_isa_name(tier); tier++)
+    if (swiftattn_set_isa(swiftattn_isa_name(tier)) == SWIFTATTN_OK) {
+      check_alignments(&aligned, SWIFTATTN_FLOAT32);
+      check_alignments(&aligned, SWIFTATTN_FLOAT64);
     }
   return check_result("test_parity");
 }

@@ -145,7 +145,9 @@ def compute(name: str) -> dict[str, str]:
     if name in results:
         return checksums(golden_results(*results[name]))
     problem = golden_problem(next(case for case in LAYERS if f"layer {case}" == name))
-    return checksums(compute_layer(problem.layer(), problem))
+    results = compute_layer(problem.layer(), problem)
+    results.pop("bias", None)  # whose gradient is that of the calls above
+    return checksums(results)
 
 
 NAMES = (

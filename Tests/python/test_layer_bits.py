@@ -11,8 +11,9 @@ import pytest
 
 import swiftattn
 from cases import Array
+from golden import rounding_class
 from helpers import DTYPES, assert_same_bits, without_none
-from layer_cases import LayerCase, LayerProblem, compute_layer, make_problem
+from layer_cases import LayerCase, LayerProblem, compute_layer, compute_reference, make_problem
 from views import VIEWS, Exporter, View
 
 pytestmark = pytest.mark.usefixtures("isa")
@@ -32,11 +33,11 @@ def results_of(problem: LayerProblem) -> dict[str, Array]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_any_number_of_threads_gives_the_same_bits(case: LayerCase, dtype: Any) -> None:
+def test_any_number_of_threads_gives_the_same_bits(case: LayerCase, dtype: Any, long_form: bool) -> None:
     problem = make_problem(case, dtype)
     swiftattn.set_num_threads(1)
     expected = results_of(problem)
-    for count in (2, 3):
+    for count in range(2, 17) if long_form else (2, 3, 16):
         swiftattn.set_num_threads(count)
         assert_same_bits(results_of(problem), expected)
 
@@ -51,9 +52,10 @@ def batch_element(problem: LayerProblem, index: int) -> LayerProblem:
     return replace(problem, given=given, options=options, dout=problem.dout[part])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", [case for case in CASES if case.batch == (3,)], ids=str)
-def test_neighbours_in_the_batch_do_not_matter(case: LayerCase) -> None:
-    problem = make_problem(case)
+def test_neighbours_in_the_batch_do_not_matter(case: LayerCase, dtype: Any) -> None:
+    problem = make_problem(case, dtype)
     results = results_of(problem)
     # The gradients by these are sums over the batch.
     names = results.keys() - problem.parameters.keys() - {"bias"}
@@ -62,6 +64,50 @@ def test_neighbours_in_the_batch_do_not_matter(case: LayerCase) -> None:
         assert_same_bits(
             {name: alone[name] for name in names}, {name: results[name][index : index + 1] for name in names}
         )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_tiers_of_one_rounding_give_the_same_bits(case: LayerCase, dtype: Any, isa: str) -> None:
+    problem = make_problem(case, dtype)
+    results = results_of(problem)
+    for other in swiftattn.available_isas():
+        swiftattn.set_isa(other)
+        if rounding_class(other) == rounding_class(isa):
+            assert_same_bits(results_of(problem), results)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("chunk", [1, 31, 96])
+@pytest.mark.parametrize("causal", [False, "bottom_right"])
+def test_queries_in_chunks_give_the_bits_of_all_at_once(causal: Any, chunk: int, dtype: Any) -> None:
+    case = LayerCase((100, 150), (4, 2, 12), 40, "memory", (2,), mask="BHQK", bias="QK", causal=causal)
+    problem = make_problem(case, dtype)
+    whole = results_of(problem)
+    query, memory = problem.given
+    for start in range(0, 100, chunk if chunk > 1 else 33):
+        rows = slice(start, min(start + chunk, 100))
+        keys = slice(rows.stop + 50 if causal else 150)  # the last query is that of the last key
+        options = {name: option[..., rows, keys] for name, option in problem.options.items() if name != "causal"}
+        given = (query[:, rows], memory[:, keys])
+        part = replace(problem, given=given, options={**options, "causal": causal}, dout=problem.dout[:, rows])
+        found = results_of(part)
+        places = {
+            "output": (..., rows, slice(None)),
+            "query": (..., rows, slice(None)),
+            "weights": (..., rows, keys),
+            "weights_of_heads": (..., rows, keys),
+        }  # the others are sums over all queries
+        assert_same_bits({name: found[name] for name in places}, {name: whole[name][places[name]] for name in places})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_earlier_calls_left_in_memory_does_not_matter(dtype: Any) -> None:
+    problem, other = make_problem(CASES[1], dtype), make_problem(CASES[0], dtype)
+    expected = results_of(problem)
+    for poison in (np.nan, np.inf, 0):
+        results_of(replace(other, given=tuple(np.full_like(operand, poison) for operand in other.given)))
+        assert_same_bits(results_of(problem), expected)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -159,6 +205,39 @@ def test_tokens_that_no_query_sees_reach_nothing(options: dict[str, Any], source
     results = results_of(replace(clean, given=(query, *others)))
     assert_same_bits(results, results_of(clean))
     assert not results["key"][unseen].any()
+
+
+@pytest.mark.parametrize("place", [0, 31, LEN_Q - 1])
+@pytest.mark.parametrize("operand", ["query", "key", "value", "dout", "bias"])
+@pytest.mark.parametrize("options", UNSEEN.values(), ids=UNSEEN)
+def test_poison_reaches_what_depends_on_it_and_no_other_bit(options: dict[str, Any], operand: str, place: int) -> None:
+    # By the mathematics, which the reference has: what a NaN makes NaN there.
+    case = LayerCase((LEN_Q, LEN_K), (4, 2, 8), 20, "apart", rope="half-split", zero_attn=True)
+    clean = make_problem(case)
+    bias = np.broadcast_to(np.asarray(options.get("bias", 0), np.float32), (2, 4, LEN_Q, LEN_K))
+    clean = replace(clean, options={**options, "bias": bias})
+    arrays = {**dict(zip(("query", "key", "value"), clean.given, strict=True)), "dout": clean.dout, "bias": bias}
+    results = results_of(clean)
+    for poison in (np.nan, np.inf, -np.inf):
+        array = arrays[operand].copy()
+        array[(1, 2, place, place + 30) if operand == "bias" else (1, place, 3)] = poison
+        given = {**arrays, operand: array}
+        spoilt = replace(
+            clean,
+            given=(given["query"], given["key"], given["value"]),
+            options={**options, "bias": given["bias"]},
+            dout=given["dout"],
+        )
+        found = results_of(spoilt)
+        if np.isnan(poison):
+            reached = {name: np.isnan(result) for name, result in compute_reference(spoilt).items()}
+            # The weight of a pair that is masked is 0 whatever its row has become.
+            masked = {**options, "bias": np.where(given["bias"] == -np.inf, given["bias"], 0)}
+            for name in ("weights", "weights_of_heads"):
+                reached[name] &= results_of(replace(clean, options=masked))[name] > 0
+            assert_same_bits({name: np.isnan(result) for name, result in found.items()}, reached)
+        for name, result in found.items():
+            assert_same_bits({name: result}, {name: np.where(reached[name], result, results[name])})
 
 
 @pytest.mark.parametrize("options", UNSEEN.values(), ids=UNSEEN)

@@ -2,88 +2,134 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import functools
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cases import Array, Case, Inputs, make_inputs
-from helpers import assert_same_bits, ours
+from cases import Case, Inputs, make_inputs
+from helpers import DTYPES, Results, assert_same_bits, compute, ours
 from swiftattn import reference
 
 pytestmark = pytest.mark.usefixtures("isa")
 
-LENGTHS = ((130, 200), (200, 130), (1, 200))
 POISONS = (np.nan, np.inf, -np.inf)
 
+GEOMETRIES = (
+    Case((100, 134), (40, 24), (2, 2)),
+    Case((35, 70), (16, 7), (3, 1)),  # three heads packed into the lanes: the first block ends within a query
+    Case((1, 134), (7, 40), (4, 2)),
+)
+KINDS = ("none", "mask", "bias", "top_left", "bottom_right", "key_lengths", "query_lengths")
 
-def documents(len_q: int, len_k: int) -> Array:
-    """Two interleaved documents, a query attending to its own one: every block has pairs of both kinds."""
-    rng = np.random.default_rng(7)
-    return rng.integers(0, 2, len_q)[:, None] == rng.integers(0, 2, len_k)
+
+def around(*edges: int, length: int) -> list[int]:
+    """The first and the last place, and those on both sides of each edge."""
+    return sorted({place for edge in (0, *edges, length) for place in (edge - 1, edge) if 0 <= place < length})
 
 
-def clean_inputs(kind: str, len_q: int, len_k: int) -> Inputs:
-    """Inputs with a mask of that kind, and a bias so that its gradient is seen too."""
-    inputs = make_inputs(Case((len_q, len_k), (40, 24), (4, 2), (), bias="QK"))
-    live = documents(len_q, len_k)
+def query_edges(case: Case, dtype: Any) -> list[int]:
+    """At the edges of vectors, panels and blocks, whose lanes hold the queries of all heads of a group."""
+    heads_q, heads_kv = case.heads or (1, 1)
+    rows = lanes_of(dtype) * heads_kv
+    return around(*(vectors * rows // heads_q for vectors in (1, 3, 6)), length=case.lengths[0])
+
+
+def key_edges(case: Case) -> list[int]:
+    """Softmax sums even and odd keys apart, visibility is held in words of 32, and 64 are a block."""
+    return around(1, 32, 64, 128, length=case.lengths[1])
+
+
+def lanes_of(dtype: Any) -> int:
+    return 64 // np.dtype(dtype).itemsize
+
+
+def pairs(queries: list[int], keys: list[int]) -> list[tuple[int, int]]:
+    """Every query and every key at least once."""
+    longest = range(max(len(queries), len(keys)))
+    return [(queries[n % len(queries)], keys[-1 - n % len(keys)]) for n in longest]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where poison is put: one place for each element of a batch."""
+
+    operand: str
+    indices: tuple[tuple[int, ...], ...]
+
+    @staticmethod
+    def of(operand: str, case: Case, dtype: Any, everywhere: bool) -> Places:
+        heads_q, heads_kv = case.heads or (1, 1)
+        width = case.dims[0] if operand in ("q", "k") else case.dims[1]
+        queries, keys, columns = query_edges(case, dtype), key_edges(case), around(lanes_of(dtype), length=width)
+        if everywhere:
+            queries, keys, columns = (list(range(length)) for length in (*case.lengths, width))
+        rows = keys if operand in ("k", "v") else queries
+        places = pairs(queries, keys) if operand == "bias" else pairs(rows, columns)
+        count = heads_kv if operand in ("k", "v") else heads_q
+        return Places(operand, tuple((n % count, *place) for n, place in enumerate(places)))
+
+    def put(self, inputs: Inputs, poison: float) -> Inputs:
+        """The inputs, of a batch of one, with the poison at one place in each element of a batch."""
+        batch = len(self.indices)
+        arrays = {name: np.repeat(getattr(inputs, name), batch, axis=0) for name in ("q", "k", "v", "dout")}
+        arrays["bias"] = np.repeat(inputs.options["bias"], batch, axis=0)
+        for element, index in enumerate(self.indices):
+            arrays[self.operand][(element, *index)] = poison
+        options = {**inputs.options, "bias": arrays.pop("bias")}
+        for name in ("key_lengths", "query_lengths"):
+            if name in options:
+                options[name] = np.repeat(options[name], batch)
+        return Inputs(**arrays, options=options)
+
+
+def clean_inputs(case: Case, kind: str, dtype: Any) -> Inputs:
+    """Inputs with masks of that kind, under which some places are seen and others are not, and a bias."""
+    inputs = make_inputs(replace(case, bias="BHQK"), dtype)
+    (len_q, len_k), rng = case.lengths, np.random.default_rng(7)
+    # Two interleaved documents, a query attending to its own one: every block has pairs of both kinds. Besides, half of
+    # the queries at edges see nothing and half of the keys there are seen by none; mask and bias have other halves.
+    live = rng.integers(0, 2, len_q)[:, None] == rng.integers(0, 2, len_k)
+    half = slice(int(kind == "bias"), None, 2)
+    live[query_edges(case, dtype)[half]] = live[:, key_edges(case)[half]] = False
     kinds: dict[str, dict[str, Any]] = {
+        "none": {},
         "mask": {"mask": live},
-        "bias": {"bias": np.where(live, inputs.options["bias"], np.float32(-np.inf))},
+        "bias": {"bias": np.where(live, inputs.options["bias"], np.asarray(-np.inf, dtype))},
         "top_left": {"causal": "top_left"},
         "bottom_right": {"causal": "bottom_right"},
-        "key_lengths": {"key_lengths": len_k // 2},
-        "query_lengths": {"query_lengths": len_q // 2},
+        "key_lengths": {"key_lengths": np.array([len_k // 2])},
+        "query_lengths": {"query_lengths": np.array([len_q // 2])},
     }
     return inputs.with_options(**kinds[kind])
 
 
-def live_pairs(inputs: Inputs) -> Array:
-    """The (Sq, Sk) pairs that the masks leave: equal scores give each a weight."""
-    len_q, len_k = inputs.options["bias"].shape
-    options = {**inputs.options, "bias": np.where(inputs.options["bias"] == -np.inf, -np.inf, 0)}
-    return np.asarray(reference.attention(np.zeros((len_q, 1)), np.zeros((len_k, 1)), np.eye(len_k), **options)) > 0
+@functools.cache
+def reached_by(places: Places, case: Case, kind: str, dtype: Any) -> Results:
+    """What a value at each of the places reaches by the mathematics: in the reference, a NaN does."""
+    spoilt = compute(reference, places.put(clean_inputs(case, kind, dtype), np.nan))
+    return {name: np.isnan(result) for name, result in spoilt.items()}
 
 
-def poisoned(inputs: Inputs, operand: str, position: int, poison: float) -> Inputs:
-    """The inputs with one row of one operand replaced, in all heads."""
-    array = getattr(inputs, operand).copy()
-    array[..., position, :] = poison
-    return replace(inputs, **{operand: array})
-
-
-def elsewhere(rows: Array, keys: Array) -> dict[str, Any]:
-    """The parts of the results that belong to other rows and keys than these."""
-    of_rows, of_keys = (..., ~rows, slice(None)), (..., ~keys, slice(None))
-    return {
-        "out": of_rows,
-        "lse": (..., ~rows),
-        "query": of_rows,
-        "bias": of_rows,
-        "key": of_keys,
-        "value": of_keys,
-    }
-
-
-@pytest.mark.parametrize("operand", ["q", "k", "v", "dout"])
-@pytest.mark.parametrize("kind", ["mask", "bias", "top_left", "bottom_right", "key_lengths", "query_lengths"])
-@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-def test_poison_stays_where_it_is_live(lengths: tuple[int, int], kind: str, operand: str) -> None:
-    inputs = clean_inputs(kind, *lengths)
-    results, live = ours(inputs), live_pairs(inputs)
-    of_key = operand in ("k", "v")
-    length = lengths[1] if of_key else lengths[0]
-    for position in {0, length // 3, length // 2, length - 1}:
-        # Rows that meet the poison are spoilt, and through their softmax every key that they attend to.
-        rows = live[:, position] if of_key else (np.arange(lengths[0]) == position) & live.any(axis=1)
-        unspoilt = elsewhere(rows, live[rows].any(axis=0))
-        spoilt_result = "query" if operand == "dout" else "out"
-        for poison in POISONS:
-            others = ours(poisoned(inputs, operand, position, poison))
-            assert_same_bits(others, results, unspoilt)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("operand", ["q", "k", "v", "bias", "dout"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", GEOMETRIES, ids=str)
+def test_poison_reaches_what_depends_on_it_and_no_other_bit(
+    case: Case, kind: str, operand: str, dtype: Any, long_form: bool
+) -> None:
+    inputs = clean_inputs(case, kind, dtype)
+    places = Places.of(operand, case, dtype, everywhere=long_form)
+    reached, clean = reached_by(places, case, kind, dtype), ours(inputs)
+    for poison in (*POISONS, np.finfo(dtype).smallest_subnormal):
+        results = ours(places.put(inputs, poison))
+        for name, result in results.items():
             if np.isnan(poison):
-                assert np.isnan(others[spoilt_result][:, rows]).all()
+                assert_same_bits({name: np.isnan(result)}, {name: reached[name]})
+            expected = np.where(reached[name], result, clean[name])
+            assert_same_bits({name: result}, {name: expected})
 
 
 def test_poison_in_one_head_or_batch_element_stays_there() -> None:
