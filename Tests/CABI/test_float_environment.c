@@ -133,21 +133,20 @@ static int run_in(const trial *tried, environment given, const char *when) {
   return different;
 }
 
-/* The results in the default environment, computed by one thread, and then all the others by several: the workers are
- * first created in an environment that they must not compute in. */
+/* The results in the default environment, computed by one thread, and then in all by several: the workers are
+ * first created for a caller in an environment that they must not compute in. */
 static void check_trial(trial tried) {
   char when[64];
   tried.before = outputs_copy(&tried);
   CHECK(swiftattn_set_num_threads(1) == SWIFTATTN_OK, "%s", swiftattn_last_error());
   run_in(&tried, environments[0], "default environment");
   tried.expected = outputs_copy(&tried);
-  for (int threads = 4; threads >= 1; threads -= 3)
-    for (int each = ENVIRONMENT_COUNT - 1; each >= 0; each--) {
-      swiftattn_set_num_threads(threads);
-      snprintf(when, sizeof when, "environment %d, %d threads", each, threads);
-      const int different = run_in(&tried, environments[each], when);
-      CHECK(different == 0, "%s: %s: %d outputs differ", tried.name, when, different);
-    }
+  CHECK(swiftattn_set_num_threads(4) == SWIFTATTN_OK, "%s", swiftattn_last_error());
+  for (int each = ENVIRONMENT_COUNT - 1; each >= 0; each--) {
+    snprintf(when, sizeof when, "environment %d", each);
+    const int different = run_in(&tried, environments[each], when);
+    CHECK(different == 0, "%s: %s: %d outputs differ", tried.name, when, different);
+  }
   copies_free(tried.before, tried.count);
   copies_free(tried.expected, tried.count);
 }
@@ -177,7 +176,7 @@ static void check_first_column(const array *target, const char *name) {
 /* One that stays on the calling thread and one that is shared; depths whose scale is not a power of two. */
 static const problem_spec specs[] = {
     {"small", 4, 1, 2, 1, 9, 17, 7, 24, SWIFTATTN_CAUSAL_BOTTOM_RIGHT, WITH_BIAS},
-    {"shared by threads", 4, 2, 4, 2, 130, 150, 40, 24, SWIFTATTN_CAUSAL_NONE, WITH_MASK | WITH_SHARED_BIAS},
+    {"shared by threads", 4, 2, 4, 2, 80, 90, 40, 24, SWIFTATTN_CAUSAL_NONE, WITH_MASK | WITH_SHARED_BIAS},
     {"given scale", 3, 1, 2, 2, 33, 65, 16, 16, SWIFTATTN_CAUSAL_NONE, WITH_SCALE},
 };
 
@@ -196,7 +195,7 @@ static void check_attention(int32_t dtype) {
 
 static const swiftattn_rope rope = {sizeof rope, 0, 10000, 1, 0, 3, 3};
 static const layer_spec layer_specs[] = {
-    {"layer", 3, 2, 4, 2, 90, 90, 12, 12, 40, 40, 40, 40, &rope, SWIFTATTN_CAUSAL_TOP_LEFT,
+    {"layer", 3, 2, 4, 2, 50, 50, 12, 12, 40, 40, 40, 40, &rope, SWIFTATTN_CAUSAL_TOP_LEFT,
      LAYER_HAS_BIASES | LAYER_HAS_TOKEN | LAYER_HAS_ZERO},
     /* Nothing but values adds to the output: denormal tokens give denormals. */
     {"layer of denormals", 3, 2, 2, 2, 33, 65, 7, 8, 20, 24, 28, 20, NULL, SWIFTATTN_CAUSAL_NONE,
