@@ -1,4 +1,4 @@
-"""Many threads, fork, Ctrl-C, and the settings of the environment."""
+"""Many threads, fork, and the settings of the environment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 import swiftattn
 from cases import Case, make_inputs
-from helpers import assert_same_bits, ours, output_of, run_python
+from helpers import assert_same_bits, ours, output_of, rounds, run_python
 
 
 @pytest.mark.parametrize("pool_size", [1, 2, 5])
@@ -24,12 +24,12 @@ def test_eight_python_threads_at_once_get_their_own_results(pool_size: int) -> N
 
     def work(index: int) -> None:
         start.wait()
-        for _ in range(10):
+        for _ in range(rounds(10)):
             assert_same_bits(ours(problems[index]), expected[index])
 
     with ThreadPoolExecutor(8) as executor:
         for future in [executor.submit(work, index) for index in range(8)]:
-            future.result(timeout=120)
+            future.result(timeout=600)
 
 
 def test_settings_may_change_while_calls_run() -> None:
@@ -46,7 +46,7 @@ def test_settings_may_change_while_calls_run() -> None:
     changer = threading.Thread(target=change)
     changer.start()
     try:
-        for _ in range(100):
+        for _ in range(rounds(100)):
             assert_same_bits(ours(inputs), expected)
     finally:
         done.set()
@@ -100,50 +100,6 @@ print("done")
 @pytest.mark.parametrize("used_before", [True, False])
 def test_fork_leaves_parent_and_child_working(used_before: bool) -> None:
     assert output_of(FORK.replace("{used_before}", str(used_before))) == "done\n"
-
-
-CTRL_C = """
-import os
-import signal
-import threading
-import time
-import numpy as np
-import swiftattn
-
-# Programs that a shell starts in the background ignore SIGINT, and their children do.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-LENGTH, DIM = 131072, 64  # many seconds of work
-q = np.zeros((1, LENGTH, DIM), np.float32)
-lse = np.zeros((1, LENGTH), np.float32)
-swiftattn.set_num_threads({threads})
-delays = []
-for _ in range(3):
-    sent = []
-
-    def press() -> None:
-        sent.append(time.monotonic())
-        os.kill(os.getpid(), signal.SIGINT)
-
-    timer = threading.Timer(0.3, press)
-    timer.start()
-    try:
-        {call}
-        print("was not interrupted")
-    except KeyboardInterrupt:
-        delays.append(time.monotonic() - sent[0])
-    timer.join()
-small = np.ones((4, 8), np.float32)
-assert (swiftattn.attention(small, small, small) == 1).all()
-print(min(delays))
-"""
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("call", ["swiftattn.attention(q, q, q)", "swiftattn.attention_backward(q, q, q, q, q, lse)"])
-def test_ctrl_c_ends_a_long_call_within_a_fifth_of_a_second(call: str, threads: int) -> None:
-    # The best of three, because another process may have had the processor; without a check it would be many seconds.
-    delay = output_of(CTRL_C.replace("{call}", call).replace("{threads}", str(threads)))
-    assert float(delay) < 0.2
 
 
 def test_number_of_threads_is_what_was_set() -> None:

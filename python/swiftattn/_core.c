@@ -117,31 +117,43 @@ static PyMethodDef METHODS[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyObject *import_attribute(const char *module_name, const char *name) {
+  PyObject *module = PyImport_ImportModule(module_name);
+  if (module == NULL)
+    return NULL;
+  PyObject *attribute = PyObject_GetAttrString(module, name);
+  Py_DECREF(module);
+  return attribute;
+}
+
 static int execute(PyObject *module) {
   import_array1(-1);
-  PyObject *numpy = PyImport_ImportModule("numpy");
-  if (numpy == NULL)
-    return -1;
   core_state *state = PyModule_GetState(module);
-  state->from_dlpack = PyObject_GetAttrString(numpy, "from_dlpack");
-  Py_DECREF(numpy);
-  return state->from_dlpack == NULL ? -1 : 0;
+  state->from_dlpack = import_attribute("numpy", "from_dlpack");
+  state->main_thread = import_attribute("threading", "main_thread");
+  return state->from_dlpack == NULL || state->main_thread == NULL ? -1 : 0;
 }
 
 static int traverse(PyObject *module, visitproc visit, void *arg) {
   core_state *state = PyModule_GetState(module);
   Py_VISIT(state->from_dlpack);
+  Py_VISIT(state->main_thread);
   return 0;
 }
 
 static int clear(PyObject *module) {
   core_state *state = PyModule_GetState(module);
   Py_CLEAR(state->from_dlpack);
+  Py_CLEAR(state->main_thread);
   return 0;
 }
 
 static PyModuleDef_Slot SLOTS[] = {
     {Py_mod_exec, execute},
+#ifdef Py_mod_multiple_interpreters
+    /* NumPy, whose C API is in a static variable of this module, does not support them. */
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
 #ifdef Py_mod_gil
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif

@@ -23,8 +23,10 @@
 
 #include "swiftattn.h"
 
+/* Written when the module is made, and only read afterwards: no lock guards it. */
 typedef struct core_state {
   PyObject *from_dlpack; /* numpy.from_dlpack */
+  PyObject *main_thread; /* threading.main_thread */
 } core_state;
 
 /* A parameter of the Python functions that takes an array. */

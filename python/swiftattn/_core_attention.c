@@ -108,12 +108,16 @@ static int read_need(PyObject *name, bool *needs) {
 }
 
 static int read_needs(PyObject *object, bool *needs) {
-  PyObject *names = PySequence_Fast(object, "needs must be a sequence of names of gradients");
-  if (names == NULL)
+  /* A tuple, because another thread may change a list while it is read. */
+  PyObject *names = PySequence_Tuple(object);
+  if (names == NULL) {
+    if (PyErr_ExceptionMatches(PyExc_TypeError))
+      PyErr_SetString(PyExc_TypeError, "needs must be a sequence of names of gradients");
     return -1;
+  }
   int status = 0;
-  for (Py_ssize_t index = 0; status == 0 && index < PySequence_Fast_GET_SIZE(names); index++)
-    status = read_need(PySequence_Fast_GET_ITEM(names, index), needs);
+  for (Py_ssize_t index = 0; status == 0 && index < PyTuple_GET_SIZE(names); index++)
+    status = read_need(PyTuple_GET_ITEM(names, index), needs);
   Py_DECREF(names);
   return status;
 }

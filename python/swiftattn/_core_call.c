@@ -33,12 +33,33 @@ static int32_t check_signals(void *context) {
   return raised != 0;
 }
 
+/* 1, 0, or -1 with an exception set. */
+static int is_main_thread(const core_state *state) {
+  PyObject *main_thread = PyObject_CallNoArgs(state->main_thread);
+  if (main_thread == NULL)
+    return -1;
+  PyObject *ident = PyObject_GetAttrString(main_thread, "ident");
+  Py_DECREF(main_thread);
+  if (ident == NULL)
+    return -1;
+  unsigned long main_ident = PyLong_AsUnsignedLong(ident);
+  Py_DECREF(ident);
+  return PyErr_Occurred() ? -1 : main_ident == PyThread_get_thread_ident();
+}
+
 int call_run(core_call *call, double work, core_compute *compute, const void *request) {
   if (work <= SMALL_WORK)
     return check_status(compute(call, request));
   released_thread thread = {.next_check_ns = now_ns() + SIGNAL_CHECK_INTERVAL_NS};
-  call->attention.interrupted = check_signals;
-  call->attention.interrupted_context = &thread;
+  /* Signals are handled by the main thread alone. Another one must not ask for the GIL within a call: when the
+   * interpreter is ending, that ends the thread, while the workers still use its stack. */
+  int handles_signals = is_main_thread(call->state);
+  if (handles_signals < 0)
+    return -1;
+  if (handles_signals) {
+    call->attention.interrupted = check_signals;
+    call->attention.interrupted_context = &thread;
+  }
   thread.state = PyEval_SaveThread();
   swiftattn_status status = compute(call, request);
   PyEval_RestoreThread(thread.state);
