@@ -1,6 +1,7 @@
-/* The library works before and after a fork, in parent and child; its threads do not survive into the child. */
+/* The library works before and after a fork in whatever state, in parent and child; its threads do not survive into the
+ * child. Run as `test_fork [rounds]`: how many forks there are of each kind. */
 #define _POSIX_C_SOURCE 200809L
-#include "problem.h"
+#include "mixed_calls.h"
 
 #include <dirent.h>
 #include <pthread.h>
@@ -8,59 +9,81 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static const problem_spec spec = {"fork", 4, 2, 8, 4, 300, 300, 32, 32, SWIFTATTN_CAUSAL_NONE, 0};
+static int rounds = 15;
+static mixed_calls alone; /* what one thread computed */
 
-/* Computes anew with several threads and compares with what one thread computed, which is the same to the bit. */
-static void check_call(problem *made, const problem *alone, const char *when) {
-  for (int which = OUT; which < OPERAND_COUNT; which++)
-    if (made->operands[which].memory)
-      array_fill(&made->operands[which], 7);
-  CHECK(problem_forward(made) == SWIFTATTN_OK, "%s: %s", when, swiftattn_last_error());
-  CHECK(problem_backward(made) == SWIFTATTN_OK, "%s: %s", when, swiftattn_last_error());
-  for (int which = OUT; which < OPERAND_COUNT; which++) {
-    const array *expected = &alone->operands[which];
-    CHECK(!expected->memory || !memcmp(made->operands[which].memory, expected->memory, expected->bytes),
-          "%s: %s differs", when, operand_names[which]);
-  }
+static int call_agrees(const mixed_calls *made, int index) {
+  const swiftattn_status status = mixed_run(made, index);
+  if (status == SWIFTATTN_OK && mixed_same(made, &alone, index))
+    return 1;
+  fprintf(stderr, "%s: status %d\n", mixed_name(index), (int)status);
+  return 0;
 }
 
-/* Calls in a child process, and with `generations` more in a child of the child, and so on. */
-static void check_child(problem *made, const problem *alone, int generations) {
+/* Makes calls in a child process, `generations` more in a child of the child, and so on. */
+static int child_agrees(const mixed_calls *made, int round, int generations) {
   const pid_t child = fork();
   if (child == 0) {
-    alarm(120); /* a deadlock is a failure, not a hang */
-    check_call(made, alone, "child");
+    alarm(300); /* a deadlock is a failure, not a hang */
+    int agrees = call_agrees(made, round % MIXED_COUNT);
     if (generations)
-      check_child(made, alone, generations - 1);
-    check_call(made, alone, "child, again");
-    _exit(checks_failed != 0);
+      agrees &= child_agrees(made, round + 1, generations - 1);
+    _exit(!(agrees && call_agrees(made, (round + 2) % MIXED_COUNT)));
   }
   int status = -1;
-  CHECK(child > 0 && waitpid(child, &status, 0) == child, "fork failed");
-  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ended with status %d", status);
+  return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-static atomic_int stop_calling, failed_calls;
-
-/* Another thread of the parent, which is inside a call at most moments. */
-static void *keep_calling(void *argument) {
-  problem made;
-  problem_make(&made, &spec, SWIFTATTN_FLOAT32, LAYOUT_DENSE);
-  while (!atomic_load(&stop_calling))
-    atomic_fetch_add(&failed_calls, problem_forward(&made) != SWIFTATTN_OK);
-  problem_free(&made);
-  return argument;
+/* Between two calls, in several generations; the parent's own calls go on. */
+static void check_idle_parent(const mixed_calls *made, const char *when) {
+  for (int round = 0; round < rounds; round++) {
+    CHECK(child_agrees(made, round, round % 4), "%s, round %d: a child failed", when, round);
+    CHECK(call_agrees(made, round % MIXED_COUNT), "%s, round %d: the parent failed", when, round);
+  }
 }
 
-/* The pool may be anywhere in its work when these children are made. */
-static void check_children_of_busy_parent(problem *made, const problem *alone) {
+typedef struct companion {
   pthread_t thread;
-  CHECK(pthread_create(&thread, NULL, keep_calling, NULL) == 0, "no thread");
-  for (int i = 0; i < 20; i++)
-    check_child(made, alone, 0);
-  atomic_store(&stop_calling, 1);
-  pthread_join(thread, NULL);
-  CHECK(atomic_load(&failed_calls) == 0, "%d calls failed beside a fork", atomic_load(&failed_calls));
+  mixed_calls calls;
+  int failures;
+} companion;
+
+enum { CALLERS = 2, FORKERS = 2 };
+
+static companion companions[CALLERS + FORKERS];
+static atomic_int stop_calling;
+
+/* Inside a call at most moments; the pool grows now and then. */
+static void *keep_calling(void *context) {
+  companion *self = (companion *)context;
+  for (int round = 0; !atomic_load(&stop_calling); round++) {
+    swiftattn_set_num_threads(2 + round % 7);
+    self->failures += !call_agrees(&self->calls, round % MIXED_COUNT);
+  }
+  return NULL;
+}
+
+static void *keep_forking(void *context) {
+  companion *self = (companion *)context;
+  for (int round = 0; round < rounds; round++)
+    self->failures += !child_agrees(&self->calls, round, round % 8 == 7);
+  return NULL;
+}
+
+/* Threads that fork beside others that call: the pool may be anywhere in its work. */
+static void check_busy_parent(void) {
+  for (int each = 0; each < CALLERS + FORKERS; each++) {
+    mixed_make(&companions[each].calls);
+    void *(*life)(void *) = each < CALLERS ? keep_calling : keep_forking;
+    CHECK(pthread_create(&companions[each].thread, NULL, life, &companions[each]) == 0, "no thread");
+  }
+  for (int each = CALLERS + FORKERS - 1; each >= 0; each--) {
+    if (each < CALLERS)
+      atomic_store(&stop_calling, 1);
+    pthread_join(companions[each].thread, NULL);
+    CHECK(companions[each].failures == 0, "%d failures of thread %d beside forks", companions[each].failures, each);
+    mixed_free(&companions[each].calls);
+  }
 }
 
 /* Signals are for the caller's threads: every other thread of this process blocks SIGINT (bit 1 of SigBlk). */
@@ -87,21 +110,24 @@ static void check_workers_block_signals(void) {
   CHECK(workers > 0, "there is no worker to look at");
 }
 
-int main(void) {
-  problem made, alone;
-  problem_make(&made, &spec, SWIFTATTN_FLOAT32, LAYOUT_DENSE);
-  problem_make(&alone, &spec, SWIFTATTN_FLOAT32, LAYOUT_DENSE);
+int main(int count, char **arguments) {
+  static mixed_calls made;
+  if (count > 1)
+    rounds = atoi(arguments[1]);
+  alarm(3600);
+  mixed_make(&made);
+  mixed_make(&alone);
   CHECK(swiftattn_set_num_threads(1) == SWIFTATTN_OK, "%s", swiftattn_last_error());
-  CHECK(problem_forward(&alone) == SWIFTATTN_OK, "%s", swiftattn_last_error());
-  CHECK(problem_backward(&alone) == SWIFTATTN_OK, "%s", swiftattn_last_error());
+  for (int index = 0; index < MIXED_COUNT; index++)
+    CHECK(mixed_run(&alone, index) == SWIFTATTN_OK, "%s: %s", mixed_name(index), swiftattn_last_error());
   CHECK(swiftattn_set_num_threads(4) == SWIFTATTN_OK, "%s", swiftattn_last_error());
-  check_child(&made, &alone, 0);
-  check_call(&made, &alone, "parent before the fork");
+  CHECK(child_agrees(&made, 0, 1), "before the first call of several threads: a child failed");
+  check_idle_parent(&made, "idle");
   check_workers_block_signals();
-  check_child(&made, &alone, 1);
-  check_children_of_busy_parent(&made, &alone);
-  check_call(&made, &alone, "parent after the fork");
-  problem_free(&made);
-  problem_free(&alone);
+  check_busy_parent();
+  CHECK(swiftattn_set_num_threads(64) == SWIFTATTN_OK, "%s", swiftattn_last_error());
+  check_idle_parent(&made, "64 threads");
+  mixed_free(&made);
+  mixed_free(&alone);
   return check_result("test_fork");
 }

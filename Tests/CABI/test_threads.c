@@ -1,76 +1,72 @@
-/* Eight threads call at once: each gets the bits that it gets alone, and its own last error. */
+/* Eight threads at once make calls of every kind: each gets the bits that one thread gets alone, and its own last
+ * error. Run as `test_threads [rounds]`; a round is a call forward, one backward and one that fails. */
 #define _POSIX_C_SOURCE 200809L
-#include "problem.h"
+#include "mixed_calls.h"
 
 #include <pthread.h>
+#include <unistd.h>
 
-enum { THREADS = 8, ROUNDS = 12 };
-
-static const problem_spec specs[THREADS] = {
-    {"one", 3, 1, 4, 2, 130, 200, 32, 32, SWIFTATTN_CAUSAL_NONE, 0},
-    {"two", 4, 2, 2, 2, 97, 97, 16, 16, SWIFTATTN_CAUSAL_TOP_LEFT, 0},
-    {"three", 4, 3, 2, 1, 64, 80, 40, 24, SWIFTATTN_CAUSAL_NONE, WITH_KEY_LENGTHS},
-    {"four", 4, 2, 4, 1, 1, 300, 64, 64, SWIFTATTN_CAUSAL_NONE, 0},
-    {"five", 4, 2, 4, 2, 50, 60, 16, 16, SWIFTATTN_CAUSAL_NONE, WITH_MASK},
-    {"six", 4, 2, 4, 2, 50, 60, 16, 16, SWIFTATTN_CAUSAL_NONE, WITH_SHARED_BIAS},
-    {"seven", 2, 1, 1, 1, 150, 90, 8, 8, SWIFTATTN_CAUSAL_BOTTOM_RIGHT, 0},
-    {"eight", 2, 1, 1, 1, 3, 5, 7, 9, SWIFTATTN_CAUSAL_NONE, 0},
-};
+enum { THREADS = 8 };
 
 typedef struct worker {
   pthread_t thread;
   int number;
-  int broken; /* rounds that differed from the call made alone */
+  int broken[MIXED_COUNT]; /* rounds that differed from the call made alone */
+  int foreign_errors;
+  mixed_calls calls;
 } worker;
 
+static worker workers[THREADS];
+static mixed_calls alone;
+static int rounds = 100;
 static pthread_barrier_t together;
 
-/* A failing call whose message only this thread can have caused: key's head dim is told apart by `number`. */
-static int own_error(const problem *made, int number) {
-  swiftattn_tensor key = made->operands[KEY].view;
-  swiftattn_attention attention = made->attention;
-  char expected[64];
-  key.shape[key.rank - 1] = 1000 + number;
-  attention.key = &key;
-  snprintf(expected, sizeof expected, "%d", 1000 + number);
-  return swiftattn_attention_forward(&attention, problem_view(made, OUT), NULL) == SWIFTATTN_INVALID_SHAPE &&
-         strstr(swiftattn_last_error(), expected);
+/* The number of threads is a process-wide setting that may change under running calls. */
+static void change_thread_count(int round) {
+  static const int32_t counts[] = {1, 2, 3, 4, 64, 0};
+  swiftattn_set_num_threads(counts[(size_t)round % (sizeof counts / sizeof *counts)]);
 }
 
 static void *work(void *context) {
   worker *self = (worker *)context;
-  problem alone, crowded;
-  problem_make(&alone, &specs[self->number], SWIFTATTN_FLOAT32, LAYOUT_DENSE);
-  problem_make(&crowded, &specs[self->number], SWIFTATTN_FLOAT32, LAYOUT_DENSE);
-  self->broken = problem_forward(&alone) != SWIFTATTN_OK || problem_backward(&alone) != SWIFTATTN_OK;
+  uint32_t random = (uint32_t)self->number + 1;
   pthread_barrier_wait(&together);
-  for (int round = 0; round < ROUNDS; round++) {
-    /* The number of threads is a process-wide setting that may change under running calls. */
+  for (int round = 0; round < rounds; round++) {
     if (self->number == 0)
-      swiftattn_set_num_threads(1 + round % 4);
-    int same = problem_forward(&crowded) == SWIFTATTN_OK && problem_backward(&crowded) == SWIFTATTN_OK;
-    for (int which = OUT; which < OPERAND_COUNT; which++)
-      if (alone.operands[which].memory)
-        same &= !memcmp(alone.operands[which].memory, crowded.operands[which].memory, alone.operands[which].bytes);
-    self->broken += !same || !own_error(&crowded, self->number);
+      change_thread_count(round);
+    random = random * 1664525 + 1013904223;
+    const int index = (int)((random >> 8) % MIXED_COUNT);
+    self->foreign_errors += !mixed_own_error(&self->calls, index, 1000 + self->number);
+    self->broken[index] += mixed_run(&self->calls, index) != SWIFTATTN_OK || !mixed_same(&self->calls, &alone, index);
   }
-  problem_free(&alone);
-  problem_free(&crowded);
   return NULL;
 }
 
-int main(void) {
-  worker workers[THREADS];
+int main(int count, char **arguments) {
+  if (count > 1)
+    rounds = atoi(arguments[1]);
+  alarm(3600); /* a deadlock is a failure, not a hang */
+  mixed_make(&alone);
+  swiftattn_set_num_threads(1);
+  for (int index = 0; index < MIXED_COUNT; index++)
+    CHECK(mixed_run(&alone, index) == SWIFTATTN_OK, "%s: %s", mixed_name(index), swiftattn_last_error());
   pthread_barrier_init(&together, NULL, THREADS);
   for (int number = 0; number < THREADS; number++) {
     workers[number].number = number;
-    workers[number].broken = 0;
+    mixed_make(&workers[number].calls);
     CHECK(pthread_create(&workers[number].thread, NULL, work, &workers[number]) == 0, "pthread_create");
   }
   for (int number = 0; number < THREADS; number++) {
     pthread_join(workers[number].thread, NULL);
-    CHECK(workers[number].broken == 0, "thread %s: %d calls went wrong", specs[number].name, workers[number].broken);
+    CHECK(workers[number].foreign_errors == 0, "thread %d: %d errors were not its own", number,
+          workers[number].foreign_errors);
+    for (int index = 0; index < MIXED_COUNT; index++)
+      CHECK(workers[number].broken[index] == 0, "thread %d: %s went wrong %d times", number, mixed_name(index),
+            workers[number].broken[index]);
+    mixed_free(&workers[number].calls);
   }
+  mixed_free(&alone);
   pthread_barrier_destroy(&together);
+  printf("test_threads: %d calls\n", 3 * THREADS * rounds);
   return check_result("test_threads");
 }

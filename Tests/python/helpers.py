@@ -19,6 +19,7 @@ from tolerances import FACTOR, WIDER, assert_accurate
 
 GRADIENTS = ("query", "key", "value", "bias")
 DTYPES = (np.float32, np.float64)
+LONG = bool(os.environ.get("SWIFTATTN_LONG_TESTS"))  # set by the Make targets of the long runs
 
 Results = dict[str, Array]
 
@@ -87,6 +88,11 @@ def assert_same_bits(results: Results, others: Results, where: dict[str, Any] | 
             raise AssertionError(
                 f"{name}{list(at)} is {one[at]!r} and {other[at]!r}; {len(differences)} of {one.size} differ"
             )
+
+
+def rounds(short: int, long: int = 1000) -> int:
+    """How often a test repeats what it does: `short` in `make test`."""
+    return long if LONG else short
 
 
 def run_python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
