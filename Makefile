@@ -22,14 +22,17 @@ PYTHON_FILES := setup.py $(wildcard scripts/*.py) $(call find_files,-name '*.py'
 
 .PHONY: help demo demo-translation demo-search test bench lint format clean install library programs environment
 .PHONY: lint-swift lint-c lint-python lint-sizes
-.PHONY: test-swift test-swift-client test-c test-python test-isa test-install test-sanitizers test-leaks test-bits golden
+.PHONY: test-swift test-swift-client test-c test-python test-isa test-install test-sanitizers
+.PHONY: test-threads test-leaks test-bits golden test-other-python test-free-threaded
 
 help:
 	@echo 'make demo             train a small Transformer on English text; also demo-translation, demo-search'
 	@echo 'make test             run all tests: test-swift test-swift-client test-c test-python test-isa test-install'
 	@echo 'make test-sanitizers  run the Swift and C tests under AddressSanitizer and ThreadSanitizer'
-	@echo 'make test-leaks       many calls of every kind, after which no memory may be missing'
+	@echo 'make test-threads     1,000 rounds of threads, forks and child processes'
+	@echo 'make test-leaks       very many calls of every kind, after which no memory may be missing'
 	@echo 'make test-bits        run the tests of bits and poison in their long form'
+	@echo 'make test-free-threaded, test-other-python OTHER_PYTHON=...  the Python tests on another CPython'
 	@echo 'make golden           record the checksums of results anew; Tests/python/golden.py says when one may'
 	@echo 'make bench            measure speed'
 	@echo 'make lint | format    check | repair the style of all code'
@@ -127,9 +130,29 @@ test-sanitizers:
 	scripts/require_tools build
 	scripts/run_sanitizers
 
-# The long form of what test-c does in a few seconds.
-test-leaks: programs
+# --- long runs and other interpreters ---
+
+test-threads: programs environment
+	$(CABI)/test_threads 1000
+	$(CABI)/test_fork 1000
+	$(CABI)/test_thread_limits
+	SWIFTATTN_LONG_TESTS=1 $(PYTHON) -m pytest Tests/python/test_{threads,processes,interrupts,sharing}.py
+
+test-leaks: programs environment
 	$(CABI)/test_leaks 100000 1000
+	SWIFTATTN_LONG_TESTS=1 $(PYTHON) -m pytest -s Tests/python/test_leaks.py
+
+# A CPython without GIL, such as `uv python install 3.14t` brings.
+FREE_THREADED_PYTHON ?= $(firstword $(foreach name,python3.14t python3.13t,$(shell command -v $(name))))
+test-free-threaded: library
+	scripts/test_with_python $(abspath $(BIN))/libswiftattn.so '$(FREE_THREADED_PYTHON)' free-threaded
+	SWIFTATTN_LONG_TESTS=1 \
+	  scripts/test_with_python $(abspath $(BIN))/libswiftattn.so '$(FREE_THREADED_PYTHON)' free-threaded \
+	  Tests/python/test_sharing.py
+
+OTHER_PYTHON ?=
+test-other-python: library
+	scripts/test_with_python $(abspath $(BIN))/libswiftattn.so '$(OTHER_PYTHON)' any
 
 # --- style ---
 

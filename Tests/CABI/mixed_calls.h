@@ -33,7 +33,8 @@ static const layer_spec mixed_layers[] = {
 enum {
   MIXED_ATTENTIONS = sizeof mixed_attentions / sizeof *mixed_attentions,
   MIXED_LAYERS = sizeof mixed_layers / sizeof *mixed_layers,
-  MIXED_COUNT = 2 * (MIXED_ATTENTIONS + MIXED_LAYERS)
+  MIXED_COUNT = 2 * (MIXED_ATTENTIONS + MIXED_LAYERS),
+  MIXED_LARGE = 2 * (MIXED_ATTENTIONS - 2) /* one for which threads are worth while */
 };
 
 typedef struct mixed_calls {
