@@ -26,6 +26,8 @@ func kernels(_ name: String, _ isa: [String]) -> Target {
     kernels("AttentionKernelsAVX2", ["-Xcc", "-march=x86-64-v3"]),
     kernels("AttentionKernelsAVX512", ["-Xcc", "-march=x86-64-v4"]),
   ]
+#elseif arch(arm64)
+  let tiers = [kernels("AttentionKernelsBaseline", []), kernels("AttentionKernelsNEON", [])]
 #else
   let tiers = [kernels("AttentionKernelsBaseline", [])]
 #endif

@@ -55,6 +55,29 @@ DEFINE_LOOP(avx2_f64, "avx2,fma", double, 14 * 4 * 2, ASSEMBLY_256("d"), CLOBBER
 DEFINE_LOOP(baseline_f32, "sse2", float, 14 * 4 * 2, ASSEMBLY_128("s"), CLOBBERED_16)
 DEFINE_LOOP(baseline_f64, "sse2", double, 14 * 2 * 2, ASSEMBLY_128("d"), CLOBBERED_16)
 
+#elif defined(__aarch64__)
+
+/* Registers 30 and 31 hold the factors. The multiply-add overwrites the sum, so the sums grow, to 20 in a window. */
+#define ACCUMULATORS_24 "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23"
+
+#define DEFINE_LOOP(name, scalar, shape)                                                                               \
+  static double name(long iterations) {                                                                                \
+    const scalar factor = (scalar)0.999, other = (scalar)0.001;                                                        \
+    const double flops = 24 * (16.0 / sizeof(scalar)) * 2 * (double)iterations;                                        \
+    __asm__ volatile("ld1r {v30." shape "}, [%1]\n\tld1r {v31." shape "}, [%2]\n\t"                                    \
+                     ".irp i," ACCUMULATORS_24 "\n\tmovi v\\i\\().2d, #0\n\t.endr\n\t"                                 \
+                     "1:\n\t.irp i," ACCUMULATORS_24 "\n\tfmla v\\i\\()." shape ", v30." shape ", v31." shape "\n\t"   \
+                     ".endr\n\tsubs %0, %0, #1\n\tb.ne 1b"                                                             \
+                     : "+r"(iterations)                                                                                \
+                     : "r"(&factor), "r"(&other), "m"(factor), "m"(other)                                              \
+                     : "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14",  \
+                       "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v30", "v31", "cc");             \
+    return flops;                                                                                                      \
+  }
+
+DEFINE_LOOP(neon_f32, float, "4s")
+DEFINE_LOOP(neon_f64, double, "2d")
+
 #else
 
 /* Elsewhere the compiler chooses the instructions: sixteen vectors of 16 bytes, multiplied and added. They begin with
@@ -88,8 +111,13 @@ static loop *find_loop(const char *isa, int is_f64) {
   if (strcmp(isa, "avx2") == 0)
     return is_f64 ? avx2_f64 : avx2_f32;
 #endif
+#if defined(__aarch64__)
+  if (strcmp(isa, "neon") == 0 || strcmp(isa, "baseline") == 0)
+    return is_f64 ? neon_f64 : neon_f32;
+#else
   if (strcmp(isa, "baseline") == 0)
     return is_f64 ? baseline_f64 : baseline_f32;
+#endif
   return NULL;
 }
 

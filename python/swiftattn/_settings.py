@@ -36,7 +36,7 @@ def set_num_threads(n: int) -> None:
 def available_isas() -> tuple[str, ...]:
     """Return the names of the instruction-set tiers that this build has and this processor can run, best first.
 
-    A subset of ("avx512", "avx2", "baseline"); "baseline" is always there.
+    A subset of ("avx512", "avx2", "baseline"), on AArch64 ("neon", "baseline"); "baseline" is always there.
     """
     return _core.available_isas()
 

@@ -235,8 +235,8 @@ swiftattn_status swiftattn_mha_backward(const swiftattn_mha *mha, const void *sa
 int32_t swiftattn_get_num_threads(void);
 swiftattn_status swiftattn_set_num_threads(int32_t count);
 
-/* The instruction-set tiers in this build, best first: "avx512", "avx2", "baseline". Static storage; NULL past the end.
- */
+/* The instruction-set tiers in this build, best first: "avx512", "avx2", "baseline" on x86-64, "neon", "baseline" on
+ * AArch64, "baseline" elsewhere. Static storage; NULL past the end. */
 const char *swiftattn_isa_name(int32_t index);
 
 /* 1 when this processor can run the tier of that name, else 0. */

@@ -213,9 +213,10 @@ SA_INLINE double sa_cos(double x) { return cos(x); }
 /* Any pointer but NULL, for tensors without elements: Swift's own conversion from an integer is an optional. */
 SA_INLINE __attribute__((returns_nonnull)) void *sa_nowhere(void) { return (void *)64; }
 
-enum { SA_CPU_BASELINE = 0, SA_CPU_AVX2 = 1, SA_CPU_AVX512 = 2 };
+enum { SA_CPU_BASELINE = 0, SA_CPU_AVX2 = 1, SA_CPU_AVX512 = 2, SA_CPU_NEON = 1 };
 
-/* The best tier that processor and operating system support: x86-64-v3 or -v4 by cpuid, register state by xgetbv. */
+/* The best tier that processor and operating system support: x86-64-v3 or -v4 by cpuid, register state by xgetbv. Linux
+ * on AArch64 always has NEON. */
 SA_INLINE int32_t sa_cpu_tier(void) {
 #if defined(__x86_64__)
   unsigned a, b, c, d;
@@ -240,6 +241,8 @@ SA_INLINE int32_t sa_cpu_tier(void) {
   if ((b & avx512) != avx512 || (low & 0xe6) != 0xe6)
     return SA_CPU_AVX2;
   return SA_CPU_AVX512;
+#elif defined(__aarch64__)
+  return SA_CPU_NEON;
 #else
   return SA_CPU_BASELINE;
 #endif

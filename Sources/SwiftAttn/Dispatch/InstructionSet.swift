@@ -6,6 +6,8 @@ import Synchronization
 #if arch(x86_64)
   import AttentionKernelsAVX2
   import AttentionKernelsAVX512
+#elseif arch(arm64)
+  import AttentionKernelsNEON
 #endif
 
 /// A tier of kernels. The registry: adding one is a module of kernels, a case here and its tables below.
@@ -14,6 +16,8 @@ public enum InstructionSet: Int32, CaseIterable, Sendable {
   #if arch(x86_64)
     case avx512 = 2
     case avx2 = 1
+  #elseif arch(arm64)
+    case neon = 1
   #endif
   case baseline = 0
 
@@ -22,6 +26,8 @@ public enum InstructionSet: Int32, CaseIterable, Sendable {
     #if arch(x86_64)
       case .avx512: AttentionKernelsAVX512.Kernels.isa
       case .avx2: AttentionKernelsAVX2.Kernels.isa
+    #elseif arch(arm64)
+      case .neon: AttentionKernelsNEON.Kernels.isa
     #endif
     case .baseline: AttentionKernelsBaseline.Kernels.isa
     }
@@ -33,6 +39,8 @@ public enum InstructionSet: Int32, CaseIterable, Sendable {
     #if arch(x86_64)
       case .avx512: AttentionKernelsAVX512.Kernels.tile
       case .avx2: AttentionKernelsAVX2.Kernels.tile
+    #elseif arch(arm64)
+      case .neon: AttentionKernelsNEON.Kernels.tile
     #endif
     case .baseline: AttentionKernelsBaseline.Kernels.tile
     }
@@ -105,6 +113,8 @@ public enum Dispatch {
 
   #if arch(x86_64)
     private static var known: StaticString { "avx512, avx2, baseline" }
+  #elseif arch(arm64)
+    private static var known: StaticString { "neon, baseline" }
   #else
     private static var known: StaticString { "baseline" }
   #endif

@@ -4,6 +4,8 @@ import AttentionKernelsBaseline
 #if arch(x86_64)
   import AttentionKernelsAVX2
   import AttentionKernelsAVX512
+#elseif arch(arm64)
+  import AttentionKernelsNEON
 #endif
 
 /// The tables of every instruction set. Each is made when first used and only where it is supported: even making it may
@@ -14,6 +16,8 @@ enum KernelRegistry {
     #if arch(x86_64)
       case .avx512: avx512Float32
       case .avx2: avx2Float32
+    #elseif arch(arm64)
+      case .neon: neonFloat32
     #endif
     case .baseline: baselineFloat32
     }
@@ -24,6 +28,8 @@ enum KernelRegistry {
     #if arch(x86_64)
       case .avx512: avx512Float64
       case .avx2: avx2Float64
+    #elseif arch(arm64)
+      case .neon: neonFloat64
     #endif
     case .baseline: baselineFloat64
     }
@@ -34,6 +40,9 @@ enum KernelRegistry {
     private static let avx512Float64 = AttentionKernelsAVX512.Kernels.float64()
     private static let avx2Float32 = AttentionKernelsAVX2.Kernels.float32()
     private static let avx2Float64 = AttentionKernelsAVX2.Kernels.float64()
+  #elseif arch(arm64)
+    private static let neonFloat32 = AttentionKernelsNEON.Kernels.float32()
+    private static let neonFloat64 = AttentionKernelsNEON.Kernels.float64()
   #endif
   private static let baselineFloat32 = AttentionKernelsBaseline.Kernels.float32()
   private static let baselineFloat64 = AttentionKernelsBaseline.Kernels.float64()
