@@ -9,6 +9,8 @@ Three things can go wrong, and this script looks for each in the object files an
    wrong copy: one that only the newest processors can run, or a slow one of a kernel.
 3. A multiplication kernel is not made of packed fused multiply-adds: the compiler called fmaf, worked on single
    elements, or spilled its accumulators to the stack.
+
+On AArch64 all tiers are for the same processors, and have fused multiply-adds: only the third can go wrong there.
 """
 
 from __future__ import annotations
@@ -19,14 +21,52 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from disassembly import Function, Instruction, Level, functions, symbols
+from disassembly import Function, Instruction, Level, functions, machine_of, symbols
 
 TIER = re.compile(r"AttentionKernels(\w+)")
-# The register that a tier's arithmetic is expected to fill.
-VECTOR = {Level.AVX2: "%ymm", Level.AVX512: "%zmm"}
+# The tiers that there must be, with the registers that their arithmetic is expected to fill.
+TIERS = {
+    "x86_64": {"AttentionKernelsAVX2": "%ymm", "AttentionKernelsAVX512": "%zmm"},
+    "aarch64": {"AttentionKernelsBaseline": "v", "AttentionKernelsNEON": "v"},
+}
 FMA_CALLS = {"fma", "fmaf"}
-# A loop with this many accumulations (the 231 form: sum += a * b) is a register tile.
+# In the functions of that name a loop with this many accumulations (sum += a * b) is a register tile.
+MULTIPLICATION = "multiply"
 TILE = 8
+
+
+@dataclass(frozen=True)
+class TileCode:
+    """What the loops of register tiles are made of: patterns of whole instructions."""
+
+    jump: str
+    """Its group is the target."""
+    accumulation: str
+    """A packed one; its group is s for single, d for double precision. {vector} stands for the register."""
+    spoiling: tuple[str, ...]
+    """Arithmetic on single elements, vectors stored to the stack, calls."""
+
+
+TILE_CODE = {
+    "x86_64": TileCode(
+        jump=r"j\w+\s+([0-9a-f]+)\b",
+        accumulation=r"vfmadd231p([sd])\s.*{vector}",
+        spoiling=(
+            r"v(fn?m(add|sub)\d+|mul|add|sub)s[sd]\s",
+            r"\w+\s+%[xyz]mm\d+,-?\w*\(%r[sb]p",
+            r"call",
+        ),
+    ),
+    "aarch64": TileCode(
+        jump=r"(?:b|b\.\w+|cbn?z|tbn?z)\s+(?:[wx]\d+, )?(?:#\d+, )?([0-9a-f]+)\b",
+        accumulation=r"fmla\s+{vector}\d+\.\d([sd]), v",
+        spoiling=(
+            r"f(n?m(add|sub|ul)|add|sub|mla|mls)\s+[sd]\d",
+            r"st\w+\s+[qdsv{].*\[(sp|x29)\b",
+            r"blr?\s",
+        ),
+    ),
+}
 
 
 @dataclass
@@ -115,12 +155,22 @@ def check_linked(library: Path, modules: list[Module]) -> list[str]:
     return found
 
 
-def innermost_loops(function: Function) -> list[list[Instruction]]:
+def check_origin(library: Path, modules: list[Module]) -> list[str]:
+    """Return the functions beyond the least processor that come from no object file, but from what else was linked."""
+    known = {function.name for module in modules for function in module.functions}
+    return [
+        f"{library.name}: {function.name}, of no module, needs {function.level.name}: {function.culprit()}"
+        for function in functions(library)
+        if function.level > Level.BASELINE and function.name not in known
+    ]
+
+
+def innermost_loops(function: Function, jump: str) -> list[list[Instruction]]:
     """Return the loops of a function that hold no other loop: the ranges that a jump back spans."""
     places = {one.address: place for place, one in enumerate(function.instructions)}
     spans = []
     for place, one in enumerate(function.instructions):
-        target = re.match(r"j\w+\s+([0-9a-f]+)\b", one.text)
+        target = re.match(jump, one.text)
         start = places.get(int(target[1], 16)) if target else None
         if start is not None and start <= place:
             spans.append((start, place))
@@ -128,42 +178,37 @@ def innermost_loops(function: Function) -> list[list[Instruction]]:
     return [function.instructions[a : b + 1] for a, b in inner]
 
 
-def check_tiles(module: Module) -> list[str]:
+def check_tiles(module: Module, code: TileCode, vector: str) -> list[str]:
     """Return what is wrong with the register tiles of a tier that has fused multiply-adds."""
-    vector = VECTOR[module.allowed]
     found = []
-    tiles = {"ps": 0, "pd": 0}
+    tiles = {"s": 0, "d": 0}
     for function in module.functions:
-        for loop in innermost_loops(function):
-            packed = [one for one in loop if re.match(r"vfmadd231p[sd]", one.mnemonic) and vector in one.text]
-            if len(packed) < TILE:
+        if MULTIPLICATION not in function.name:
+            continue
+        for loop in innermost_loops(function, code.jump):
+            packed = [re.match(code.accumulation.format(vector=vector), one.text) for one in loop]
+            kinds = [match[1] for match in packed if match]
+            if len(kinds) < TILE:
                 continue
-            tiles[packed[0].mnemonic[-2:]] += 1
-            spoiled = [one for one in loop if not belongs_in_tile(one)]
+            tiles[kinds[0]] += 1
+            spoiled = [one for one in loop if any(re.match(pattern, one.text) for pattern in code.spoiling)]
             found += [f"{module.name}: {function.name}: a tile's loop has {one.text}" for one in spoiled]
-    found += [f"{module.name}: no register tile in {kind}" for kind, count in tiles.items() if count == 0]
+    found += [f"{module.name}: no register tile of {kind}" for kind, count in tiles.items() if count == 0]
     return found
-
-
-def belongs_in_tile(instruction: Instruction) -> bool:
-    """Return False for calls, arithmetic on single elements, and vectors stored to the stack."""
-    scalar = re.match(r"v(fn?m(add|sub)\d+|mul|add|sub)s[sd]$", instruction.mnemonic)
-    spilled = re.search(r"%[xyz]mm\d+,-?\w*\(%r[sb]p", instruction.text)
-    return not (scalar or spilled or instruction.mnemonic.startswith("call"))
 
 
 def main() -> int:
     """Check the build whose bin path stands on the command line."""
     if len(sys.argv) != 2:
-        sys.exit("usage: check_isa.py BIN_PATH (what swift build --show-bin-path prints)")
+        sys.exit("usage: check_isa.py BIN_PATH (what swift build --show-bin-path prints, or of scripts/build_aarch64)")
     folder = Path(sys.argv[1])
+    library = folder / "libswiftattn.so"
     modules = read_modules(folder)
-    tiers = [module for module in modules if module.allowed > Level.BASELINE]
-    if {module.allowed for module in tiers} != {Level.AVX2, Level.AVX512}:
-        sys.exit(f"{folder}: found no object files of the AVX2 and AVX-512 tiers")
-    found = check_modules(modules) + check_linked(folder / "libswiftattn.so", modules)
-    for module in tiers:
-        found += check_tiles(module)
+    found = check_modules(modules) + check_linked(library, modules) + check_origin(library, modules)
+    machine = machine_of(library)
+    for tier, vector in TIERS[machine].items():
+        module = next((module for module in modules if module.name == tier), None)
+        found += check_tiles(module, TILE_CODE[machine], vector) if module else [f"{folder}: no object files of {tier}"]
     for problem in found:
         print(problem, file=sys.stderr)
     if not found:

@@ -1,4 +1,4 @@
-"""Reads object files with binutils: functions, their x86-64 instructions, and which processors can run them."""
+"""Reads object files of x86-64 and AArch64 with binutils: functions, and which processors can run their code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ LEGACY_EXTENSIONS = re.compile(
     r"ptest|round[ps][sd]|cmpxchg16b"
 )
 FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
-INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\t((?:[0-9a-f]{2} )+)\s*\t?(.*)$")
+# The bytes of an x86-64 instruction, or the one word of an AArch64 one.
+INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\t((?:[0-9a-f]{2} )+|[0-9a-f]{8} )\s*\t?(.*)$")
+# e_machine, in the ELF header.
+MACHINES = {62: "x86_64", 183: "aarch64"}
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,14 @@ class Function:
         return next(one.text for one in self.instructions if one.level == self.level)
 
 
+def machine_of(file: Path) -> str:
+    """Return the kind of processor that an object file or a library is for, as uname names it."""
+    with file.open("rb") as opened:
+        return MACHINES[int.from_bytes(opened.read(20)[18:], "little")]
+
+
 def level_of(code: list[str], text: str) -> Level:
-    """Return the level of an instruction from its bytes, in hexadecimal, and its text.
+    """Return the level of an x86-64 instruction from its bytes, in hexadecimal, and its text.
 
     In 64-bit mode the bytes 62, c4 and c5 begin nothing but EVEX and VEX encodings; mask instructions are VEX-encoded.
     """
@@ -79,8 +88,10 @@ def level_of(code: list[str], text: str) -> Level:
 
 
 def functions(file: Path) -> Iterator[Function]:
-    """Disassemble an object file or a library."""
-    command = ["objdump", "--disassemble", "--insn-width=16", str(file)]
+    """Disassemble an object file or a library. On AArch64 all code is for the least processor."""
+    is_x86 = machine_of(file) == "x86_64"
+    command = ["objdump", "--insn-width=16"] if is_x86 else ["aarch64-linux-gnu-objdump"]
+    command += ["--disassemble", str(file)]
     listing = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     function = Function("")
     for line in listing.splitlines():
@@ -90,7 +101,8 @@ def functions(file: Path) -> Iterator[Function]:
             function = Function(start[1])
         elif found := INSTRUCTION.match(line):
             address, code, text = int(found[1], 16), found[2].split(), found[3].strip()
-            function.instructions.append(Instruction(address, level_of(code, text), text))
+            level = level_of(code, text) if is_x86 else Level.BASELINE
+            function.instructions.append(Instruction(address, level, text))
     if function.instructions:
         yield function
 
