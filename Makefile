@@ -22,12 +22,15 @@ PYTHON_FILES := setup.py $(wildcard scripts/*.py) $(call find_files,-name '*.py'
 
 .PHONY: help demo demo-translation demo-search test bench lint format clean install library programs environment
 .PHONY: lint-swift lint-c lint-python lint-sizes
-.PHONY: test-swift test-swift-client test-c test-python test-isa test-install test-sanitizers
-.PHONY: test-threads test-leaks test-bits golden test-other-python test-free-threaded
+.PHONY: test-swift test-swift-client test-c test-python test-isa test-aarch64 test-install test-sanitizers
+.PHONY: test-threads test-leaks test-bits golden test-other-python test-free-threaded test-emulated test-aarch64-all
 
 help:
 	@echo 'make demo             train a small Transformer on English text; also demo-translation, demo-search'
 	@echo 'make test             run all tests: test-swift test-swift-client test-c test-python test-isa test-install'
+	@echo '                      test-aarch64'
+	@echo 'make test-emulated    run all C and Python tests on emulated older x86-64 processors, which takes hours'
+	@echo 'make test-aarch64-all run all C tests on an emulated AArch64 processor'
 	@echo 'make test-sanitizers  run the Swift and C tests under AddressSanitizer and ThreadSanitizer'
 	@echo 'make test-threads     1,000 rounds of threads, forks and child processes'
 	@echo 'make test-leaks       very many calls of every kind, after which no memory may be missing'
@@ -51,6 +54,9 @@ demo-search: environment
 	$(PYTHON) examples/semantic_search.py
 
 test: test-swift test-swift-client test-c test-python test-isa test-install
+ifeq ($(shell uname -m),x86_64)
+test: test-aarch64
+endif
 
 bench: environment
 	$(PYTHON) benchmarks/bench.py
@@ -118,9 +124,31 @@ ifeq ($(shell uname -m),x86_64)
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target emulate-Nehalem-baseline emulate-Haswell-avx2
 endif
 
-# emulate-PROCESSOR-TIER; what it needs is there when test-isa calls it.
+# emulate-PROCESSOR-TIER and, for everything, emulate-PROCESSOR-TIER-all; what they need is there when called from here.
 emulate-%:
 	@scripts/run_emulated $(subst -, ,$*) $(CABI)
+
+# The whole of test-c and test-python on processors that have less.
+test-emulated: programs environment
+	scripts/require_tools isa
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=none emulate-Nehalem-baseline-all emulate-Haswell-avx2-all
+
+AARCH64 := build/aarch64
+AARCH64_MAKE := $(MAKE) --no-print-directory -C Tests/CABI LIBRARY_DIR=$(abspath $(AARCH64)) OUT=$(abspath $(AARCH64)) \
+  CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ RUNNER='qemu-aarch64-static -L /usr/aarch64-linux-gnu'
+
+$(AARCH64)/libswiftattn.so: scripts/build_aarch64 $(SOURCES)
+	scripts/require_tools build aarch64
+	scripts/build_aarch64 $(AARCH64)
+
+# The library cross-compiled: its tiles, and C programs under emulation. Those left out take minutes.
+test-aarch64: $(AARCH64)/libswiftattn.so environment
+	$(PYTHON) scripts/check_isa.py $(AARCH64)
+	$(AARCH64_MAKE) --jobs=2 --output-sync=target \
+	  $(addprefix run-test_,control parity errors layer layer_errors environment threads cpp)
+
+test-aarch64-all: $(AARCH64)/libswiftattn.so
+	$(AARCH64_MAKE) run
 
 test-install: library
 	scripts/require_tools packaging
