@@ -21,18 +21,24 @@ static int checks_made, checks_failed;
     }                                                                                                                  \
   } while (0)
 
-/* Checks that an output is what is expected, up to `tolerance`, and that nothing around its elements was written. */
-static inline void check_array(const array *got, const array *expected, double tolerance, const char *name,
-                               const char *operand) {
+/* Checks that an output's elements are what is expected, up to `tolerance`. */
+static inline void check_numbers(const swiftattn_tensor *got, const swiftattn_tensor *expected, double tolerance,
+                                 const char *name, const char *operand) {
   int64_t wrong = 0;
   double first_got = 0, first_expected = 0;
-  for (int64_t linear = 0; linear < tensor_count(&got->view); linear++) {
-    const double is = flat_get(&got->view, linear), ought = flat_get(&expected->view, linear);
+  for (int64_t linear = 0; linear < tensor_count(got); linear++) {
+    const double is = flat_get(got, linear), ought = flat_get(expected, linear);
     if (is != ought && !(fabs(is - ought) <= tolerance * (1 + fabs(ought))) && wrong++ == 0)
       first_got = is, first_expected = ought;
   }
   CHECK(wrong == 0, "%s: %s: %lld elements are wrong, the first is %.9g instead of %.9g", name, operand,
         (long long)wrong, first_got, first_expected);
+}
+
+/* Likewise, and that nothing around its elements was written. */
+static inline void check_array(const array *got, const array *expected, double tolerance, const char *name,
+                               const char *operand) {
+  check_numbers(&got->view, &expected->view, tolerance, name, operand);
   CHECK(array_gaps_intact(got), "%s: %s: memory around the elements was written", name, operand);
 }
 
