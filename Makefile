@@ -8,6 +8,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):/opt/swift/usr/bin
 PYTHON := .venv/bin/python
 PREFIX ?= /usr/local
+export FUZZ_SECONDS ?= 600
 
 # The shared library, built without a Swift runtime, as setup.py builds it.
 BIN := .build-embedded/release
@@ -24,6 +25,7 @@ PYTHON_FILES := setup.py $(wildcard scripts/*.py) $(call find_files,-name '*.py'
 .PHONY: lint-swift lint-c lint-python lint-sizes
 .PHONY: test-swift test-swift-client test-c test-python test-isa test-aarch64 test-install test-sanitizers
 .PHONY: test-threads test-leaks test-bits golden test-other-python test-free-threaded test-emulated test-aarch64-all
+.PHONY: fuzz fuzz-minimise
 
 help:
 	@echo 'make demo             train a small Transformer on English text; also demo-translation, demo-search'
@@ -37,6 +39,7 @@ help:
 	@echo 'make test-bits        run the tests of bits and poison in their long form'
 	@echo 'make test-free-threaded, test-other-python OTHER_PYTHON=...  the Python tests on another CPython'
 	@echo 'make golden           record the checksums of results anew; Tests/python/golden.py says when one may'
+	@echo 'make fuzz             look for bad calls of the C ABI, FUZZ_SECONDS=$(FUZZ_SECONDS)'
 	@echo 'make bench            measure speed'
 	@echo 'make lint | format    check | repair the style of all code'
 	@echo 'make install          install the C library, PREFIX=$(PREFIX)'
@@ -181,6 +184,14 @@ test-free-threaded: library
 OTHER_PYTHON ?=
 test-other-python: library
 	scripts/test_with_python $(abspath $(BIN))/libswiftattn.so '$(OTHER_PYTHON)' any
+# fuzz-minimise keeps the best of what fuzz found in Tests/Fuzz/corpus, which test-sanitizers repeats.
+fuzz:
+	scripts/require_tools build
+	scripts/run_fuzzer
+
+fuzz-minimise:
+	scripts/require_tools build
+	scripts/run_fuzzer minimise
 
 # --- style ---
 
