@@ -132,6 +132,21 @@ def test_poison_reaches_what_depends_on_it_and_no_other_bit(
             assert_same_bits({name: result}, {name: expected})
 
 
+@pytest.mark.parametrize("causal", ["top_left", "bottom_right"])
+def test_poison_stays_where_it_is_live_beside_blocks_that_see_all(causal: str) -> None:
+    # Without mask and bias, rows that see a whole block of keys lie beside rows that see a part of it.
+    lengths = (200, 230)
+    inputs = make_inputs(Case(lengths, (40, 24), (4, 2), causal=causal))
+    results = ours(inputs)
+    reach = np.arange(lengths[0])[:, None] + (lengths[1] - lengths[0]) * (causal == "bottom_right")
+    live = np.arange(lengths[1]) <= reach
+    for operand in ("q", "dout"):
+        rows = np.arange(lengths[0]) == 60
+        unspoilt = elsewhere(rows, live[60])
+        others = ours(poisoned(inputs, operand, 60, np.nan))
+        assert_same_bits(others, results, {name: unspoilt[name] for name in results})
+
+
 def test_poison_in_one_head_or_batch_element_stays_there() -> None:
     inputs = make_inputs(Case((70, 97), (16, 16), (4, 2), (3,), bias="BHQK"))
     results = ours(inputs)
@@ -150,8 +165,10 @@ def test_poison_in_one_head_or_batch_element_stays_there() -> None:
 def test_results_after_poison_are_clean(poison: float) -> None:
     # Workspaces are reused: what an earlier call left in them must not matter.
     inputs = make_inputs(Case((130, 200), (40, 24), (4, 2), mask="B1QK"))
+    blind = inputs.with_options(key_lengths=np.zeros(1, np.int64))
     results = ours(inputs)
     spoilt = make_inputs(Case((200, 200), (64, 64), (4, 2)))
     for operand in ("q", "k", "v", "dout"):
         ours(replace(spoilt, **{operand: np.full_like(getattr(spoilt, operand), poison)}))
+        assert not ours(blind)["out"].any()
     assert_same_bits(ours(inputs), results)

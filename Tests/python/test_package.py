@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -88,19 +89,31 @@ def test_config_says_what_is_in_use(capsys: pytest.CaptureFixture[str]) -> None:
         swiftattn.show_config("yaml")
 
 
-def test_command_shows_and_tests_the_installation() -> None:
-    finished = subprocess.run(
-        [sys.executable, "-m", "swiftattn", "--no-benchmark"],
-        env={"PYTHONPATH": ":".join(filter(None, sys.path))},
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "swiftattn", *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
+
+
+@pytest.mark.parametrize("arguments", [(), ("--no-benchmark",)])
+def test_command_shows_and_tests_the_installation(arguments: tuple[str, ...]) -> None:
+    finished = command(*arguments)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert swiftattn.__version__ in finished.stdout
     assert all(name in finished.stdout for name in swiftattn.available_isas())
     assert "FAIL" not in finished.stdout
+    assert ("GFLOP/s" in finished.stdout) == (not arguments)
+
+
+def test_command_names_the_instruction_sets_where_the_environment_names_another() -> None:
+    finished = command(SWIFTATTN_ISA="mmx")
+    assert finished.returncode == 1
+    assert all(name in finished.stderr for name in swiftattn.available_isas())
 
 
 def test_import_needs_nothing_but_numpy() -> None:

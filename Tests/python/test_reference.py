@@ -151,6 +151,13 @@ def test_operands_keep_their_dtype(dtype: Any) -> None:
     assert {name: result.dtype for name, result in results.items()} == dict.fromkeys(results, np.dtype(dtype))
 
 
+def test_out_is_written_and_returned() -> None:
+    inputs = make_inputs(_SMALL, np.float64)
+    out = np.full(inputs.dout.shape, np.nan)
+    assert reference.attention(inputs.q, inputs.k, inputs.v, out=out) is out
+    np.testing.assert_array_equal(out, reference.attention(inputs.q, inputs.k, inputs.v))
+
+
 def test_large_scores_do_not_overflow() -> None:
     q, k = np.array([[1e4], [-1e4]], np.float32), np.array([[1.0], [-1.0]], np.float32)
     out, lse = reference.attention(q, k, np.eye(2, dtype=np.float32), scale=1, return_lse=True)
