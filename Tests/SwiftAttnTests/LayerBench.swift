@@ -28,7 +28,7 @@ final class Memory<T: ComputeElement> {
 /// A layer on views: its q, k and v projections each in memory of their own, or neighbours in one array as in PyTorch's
 /// in_proj_weight and in_proj_bias; and so their gradients.
 final class LayerBench<T: ComputeElement> {
-  enum Place: CaseIterable { case apart, together, biasesApart, keyBetween }
+  enum Place: CaseIterable { case apart, together, biasesApart, keyBetween, weightsBackwards }
 
   /// Of inputs and parameters, whose views must stay valid.
   private var memories: [Memory<T>] = []
@@ -103,9 +103,13 @@ final class LayerBench<T: ComputeElement> {
       }
     }
     let weights: [LayerParameter] =
-      place == .keyBetween ? [.keyWeight, .queryWeight, .valueWeight] : [.queryWeight, .keyWeight, .valueWeight]
+      switch place {
+      case .keyBetween: [.keyWeight, .queryWeight, .valueWeight]
+      case .weightsBackwards: [.valueWeight, .keyWeight, .queryWeight]
+      default: [.queryWeight, .keyWeight, .valueWeight]
+      }
     add(weights, together: place != .apart)
-    add([.queryBias, .keyBias, .valueBias], together: place == .together)
+    add([.queryBias, .keyBias, .valueBias], together: place == .together || place == .weightsBackwards)
     add([.outWeight, .outBias, .keyToken, .valueToken], together: false)
     return views
   }
