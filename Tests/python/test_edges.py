@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import swiftattn
 from cases import Array, Case, make_inputs
 from helpers import DTYPES, Results, assert_all_accurate, assert_case_accurate, assert_same_bits, expected, ours
+from swiftattn import reference
 from tolerances import LARGE_SCORES_FACTOR
 
 pytestmark = pytest.mark.usefixtures("isa")
@@ -209,3 +211,14 @@ def test_numpy_error_state_does_not_matter() -> None:
     inputs = make_inputs(Case((47, 97), (16, 7), mask="BHQK"))
     with np.errstate(all="raise"):
         assert_all_accurate(ours(inputs), expected(inputs))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scores_of_every_size_side_by_side(dtype: Any) -> None:
+    # exp2 folds a row's maximum into its rounding up to a size, and subtracts it beyond, in that row alone.
+    q = np.array([[1], [30], [1e3], [1e5], [2e6], [1e8], [1e17], [1e30]], dtype)
+    k, v = np.array([[1], [1], [0]], dtype), np.array([[1], [3], [100]], dtype)
+    out, lse = swiftattn.attention(q, k, v, return_lse=True)
+    expected, expected_lse = reference.attention(*(array.astype(np.longdouble) for array in (q, k, v)), return_lse=True)
+    np.testing.assert_allclose(out, expected.astype(dtype), rtol=1e-5)
+    np.testing.assert_allclose(lse, expected_lse.astype(dtype), rtol=1e-6)

@@ -253,3 +253,21 @@ def test_a_token_reaches_only_the_queries_that_see_it(options: dict[str, Any]) -
     reached[batch] = seen[batch, :, token]
     assert np.isnan(output[reached]).all()
     assert_same_bits({"output": output[~reached]}, {"output": expected[~reached]})
+
+
+def test_a_batch_computed_in_parts_has_the_bits_of_the_whole() -> None:
+    # What a batch element's q, k and v take is small, but of all together more than is computed at a time.
+    rng = np.random.default_rng(3)
+    batch, len_q, len_k, width = 40, 200, 150, 64
+    layer = swiftattn.MultiHeadAttention(width, 4, add_bias_kv=True, rope=swiftattn.Rope(), seed=0)
+    query, key = (rng.standard_normal((batch, length, width), dtype=np.float32) for length in (len_q, len_k))
+    options: dict[str, Any] = {
+        "mask": rng.random((batch, 1, 1, len_k)) < 0.7,
+        "bias": rng.standard_normal((4, 1, len_k), dtype=np.float32),
+        "key_lengths": rng.integers(1, len_k, batch),
+    }
+    for value in (None, -key):
+        out, weights = layer(query, key, value, **options, need_weights=True)
+        with swiftattn.no_grad():
+            parts, weights_of_parts = layer(query, key, value, **options, need_weights=True)
+        assert_same_bits({"out": parts, "weights": weights_of_parts}, {"out": out, "weights": weights})

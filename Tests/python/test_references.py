@@ -15,8 +15,8 @@ import swiftattn
 
 CALLS = 50
 ROUNDS = 5
-# Less than any object takes.
-BYTES = 8
+# Less than any object takes, and more than the free lists grow by.
+BYTES = 24
 
 RNG = np.random.default_rng(0)
 Q = RNG.standard_normal((2, 3, 5, 4), dtype=np.float32)
