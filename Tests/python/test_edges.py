@@ -222,3 +222,10 @@ def test_scores_of_every_size_side_by_side(dtype: Any) -> None:
     expected, expected_lse = reference.attention(*(array.astype(np.longdouble) for array in (q, k, v)), return_lse=True)
     np.testing.assert_allclose(out, expected.astype(dtype), rtol=1e-5)
     np.testing.assert_allclose(lse, expected_lse.astype(dtype), rtol=1e-6)
+
+
+def test_a_large_scale_does_not_make_large_queries_overflow() -> None:
+    q, k = np.full((2, 1), 1e37, np.float32), np.array([[1e-38], [0]], np.float32)
+    v = np.array([[1], [2]], np.float32)
+    out = swiftattn.attention(q, k, v, scale=100.0)  # scale * q is infinite, the first score is 10
+    np.testing.assert_allclose(out, np.full((2, 1), 1 + 1 / (1 + np.exp(10))), rtol=1e-6)
