@@ -19,13 +19,13 @@ find_files = $(shell find Sources Tests python benchmarks examples \
   \( -name .build -o -path python/swiftattn/include \) -prune -o -type f $(1) -print)
 SWIFT_FILES := Package.swift $(call find_files,-name '*.swift')
 C_FILES := $(call find_files,-name '*.[ch]') $(call find_files,-name '*.cpp')
-PYTHON_FILES := setup.py $(wildcard scripts/*.py) $(call find_files,-name '*.py')
+PYTHON_FILES := setup.py $(wildcard scripts/*.py scripts/*/*.py) $(call find_files,-name '*.py')
 
 .PHONY: help demo demo-translation demo-search test bench lint format clean install library programs environment
 .PHONY: lint-swift lint-c lint-python lint-sizes
 .PHONY: test-swift test-swift-client test-c test-python test-isa test-aarch64 test-install test-sanitizers
 .PHONY: test-threads test-leaks test-bits golden test-other-python test-free-threaded test-emulated test-aarch64-all
-.PHONY: fuzz fuzz-minimise
+.PHONY: fuzz fuzz-minimise coverage mutants
 
 help:
 	@echo 'make demo             train a small Transformer on English text; also demo-translation, demo-search'
@@ -40,6 +40,8 @@ help:
 	@echo 'make test-free-threaded, test-other-python OTHER_PYTHON=...  the Python tests on another CPython'
 	@echo 'make golden           record the checksums of results anew; Tests/python/golden.py says when one may'
 	@echo 'make fuzz             look for bad calls of the C ABI, FUZZ_SECONDS=$(FUZZ_SECONDS)'
+	@echo 'make coverage         list the lines that no test reaches'
+	@echo 'make mutants          break the code in one small way after another: tests must notice (ONLY=regex)'
 	@echo 'make bench            measure speed'
 	@echo 'make lint | format    check | repair the style of all code'
 	@echo 'make install          install the C library, PREFIX=$(PREFIX)'
@@ -84,6 +86,10 @@ environment: .venv/.installed
 	touch $@
 
 .venv/.lint: scripts/lint-requirements.txt | .venv/bin/python
+	.venv/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+.venv/.proof: scripts/proof-requirements.txt | .venv/bin/python
 	.venv/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
@@ -184,6 +190,7 @@ test-free-threaded: library
 OTHER_PYTHON ?=
 test-other-python: library
 	scripts/test_with_python $(abspath $(BIN))/libswiftattn.so '$(OTHER_PYTHON)' any
+
 # fuzz-minimise keeps the best of what fuzz found in Tests/Fuzz/corpus, which test-sanitizers repeats.
 fuzz:
 	scripts/require_tools build
@@ -192,6 +199,15 @@ fuzz:
 fuzz-minimise:
 	scripts/require_tools build
 	scripts/run_fuzzer minimise
+
+# --- the tests' own tests: too long for `make test` ---
+
+coverage: environment .venv/.proof
+	$(PYTHON) scripts/measure_coverage.py
+
+ONLY ?=
+mutants: environment .venv/.proof
+	$(PYTHON) scripts/mutants.py --only '$(ONLY)'
 
 # --- style ---
 
