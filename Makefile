@@ -118,7 +118,7 @@ test-python: environment
 
 # Every number of threads, every size of chunk, and poison in every place.
 test-bits: environment
-	$(PYTHON) -m pytest --long Tests/python/test_bits.py Tests/python/test_layer_bits.py Tests/python/test_nonfinite.py
+	SWIFTATTN_LONG_TESTS=1 $(PYTHON) -m pytest Tests/python/test_bits.py Tests/python/test_layer_bits.py Tests/python/test_nonfinite.py
 
 golden: environment
 	$(PYTHON) Tests/python/golden.py

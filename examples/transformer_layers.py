@@ -187,9 +187,9 @@ class CrossAttention(AttentionSublayer):
         y = x + self.attention(normal, memory, **options)
 
         def backward(dy: Array) -> tuple[Array, Array]:
-            dnormal, dmemory, _ = self.attention.backward(dy)
-            assert dmemory is not None  # only self-attention has none
-            return dy + norm_backward(dnormal), dmemory
+            gradients = self.attention.backward(dy)
+            assert gradients.key is not None  # only self-attention has none
+            return dy + norm_backward(gradients.query), gradients.key
 
         return y, backward
 

@@ -14,16 +14,6 @@ import pytest
 import swiftattn
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="tests that have a long form run that one: `make test-bits`")
-
-
-@pytest.fixture(scope="session")
-def long_form(request: pytest.FixtureRequest) -> bool:
-    """Whether to try everything, and not only what is near an edge."""
-    return bool(request.config.getoption("--long"))
-
-
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "torch: needs PyTorch, and is skipped without it; not required in CI")
 

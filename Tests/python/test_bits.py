@@ -10,7 +10,7 @@ import pytest
 
 import swiftattn
 from cases import Case, Inputs, make_inputs
-from helpers import DTYPES, assert_same_bits, ours
+from helpers import DTYPES, LONG, assert_same_bits, ours
 from views import at_offset
 
 CASES = (
@@ -29,11 +29,11 @@ FMA_ISAS = tuple(name for name in swiftattn.available_isas() if name != "baselin
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_any_number_of_threads_gives_the_same_bits(case: Case, dtype: Any, long_form: bool) -> None:
+def test_any_number_of_threads_gives_the_same_bits(case: Case, dtype: Any) -> None:
     inputs = make_inputs(case, dtype)
     swiftattn.set_num_threads(1)
     results = ours(inputs)
-    for count in range(2, 17) if long_form else (2, 3, 16):
+    for count in range(2, 17) if LONG else (2, 3, 16):
         swiftattn.set_num_threads(count)
         assert_same_bits(ours(inputs), results)
 
@@ -87,13 +87,13 @@ CHUNKED = (
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CHUNKED, ids=str)
-def test_queries_in_chunks_give_the_bits_of_all_at_once(case: Case, dtype: Any, long_form: bool) -> None:
+def test_queries_in_chunks_give_the_bits_of_all_at_once(case: Case, dtype: Any) -> None:
     inputs = make_inputs(case, dtype)
     results = {name: result for name, result in ours(inputs).items() if name not in ("key", "value")}
     length = case.lengths[0]
-    for size in range(1, length) if long_form else (1, 50, 96):
+    for size in range(1, length) if LONG else (1, 50, 96):
         # Single queries here and there would do; all of them take long.
-        for start in range(0, length, size if size > 1 or long_form else 23):
+        for start in range(0, length, size if size > 1 or LONG else 23):
             rows = slice(start, min(start + size, length))
             chunk = ours(query_chunk(inputs, rows), ("query", "bias"))
             keys = slice(chunk["bias"].shape[-1] if "bias" in chunk else None)

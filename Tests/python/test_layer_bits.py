@@ -12,7 +12,7 @@ import pytest
 import swiftattn
 from cases import Array
 from golden import rounding_class
-from helpers import DTYPES, assert_same_bits, without_none
+from helpers import DTYPES, LONG, assert_same_bits, without_none
 from layer_cases import LayerCase, LayerProblem, compute_layer, compute_reference, make_problem
 from views import VIEWS, Exporter, View
 
@@ -33,11 +33,11 @@ def results_of(problem: LayerProblem) -> dict[str, Array]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_any_number_of_threads_gives_the_same_bits(case: LayerCase, dtype: Any, long_form: bool) -> None:
+def test_any_number_of_threads_gives_the_same_bits(case: LayerCase, dtype: Any) -> None:
     problem = make_problem(case, dtype)
     swiftattn.set_num_threads(1)
     expected = results_of(problem)
-    for count in range(2, 17) if long_form else (2, 3, 16):
+    for count in range(2, 17) if LONG else (2, 3, 16):
         swiftattn.set_num_threads(count)
         assert_same_bits(results_of(problem), expected)
 
