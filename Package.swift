@@ -7,12 +7,6 @@ let embedded: [SwiftSetting] = [
   .unsafeFlags(["-wmo", "-Xfrontend", "-function-sections"], .when(traits: ["Embedded"])),
 ]
 
-/// What surrounds the kernels is judged by its size in the shared library. But not by every byte: LLVM's minsize copies each
-/// struct with `rep movsb`, and a small call takes 2.9 microseconds instead of 2.1.
-let small: [SwiftSetting] = [
-  .unsafeFlags(["-Osize", "-Xllvm", "-force-remove-attribute=minsize"], .when(traits: ["Embedded"]))
-]
-
 /// One module of kernels: the shared sources compiled for one instruction set, always optimised.
 func kernels(_ name: String, _ isa: [String]) -> Target {
   .target(
@@ -47,10 +41,10 @@ let package = Package(
     .target(
       name: "SwiftAttn",
       dependencies: ["AttentionBlocks", "CSwiftAttnShims"] + tiers.map { .target(name: $0.name) },
-      swiftSettings: embedded + small),
+      swiftSettings: embedded),
     .target(
       name: "SwiftAttnABI", dependencies: ["SwiftAttn", "CSwiftAttn", "CSwiftAttnShims"], exclude: ["exports.map"],
-      swiftSettings: embedded + small,
+      swiftSettings: embedded,
       linkerSettings: [
         .unsafeFlags([
           "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/SwiftAttnABI/exports.map",
