@@ -26,7 +26,7 @@ LIBC_ALLOCATION = r"(?:malloc|calloc|realloc\w*|aligned_alloc|memalign|posix_mem
 SWIFT_ALLOCATION = r"swift_(?:allocObject|allocEmptyBox|slowAlloc|coroFrameAlloc)|\$es17swift_allocObject\w+"
 ALLOCATION = re.compile(rf"<({LIBC_ALLOCATION}|{SWIFT_ALLOCATION})>$")
 # Swift's runtime itself, and an initialiser that comes with the class of arrays but that nobody calls.
-RUNTIME = re.compile(r"\$es17swift_allocObject|\$es41__SwiftNativeNSArrayWithContiguousStorageCABycfC")
+RUNTIME = re.compile(rf"{SWIFT_ALLOCATION}|\$es41__SwiftNativeNSArrayWithContiguousStorageCABycfC")
 
 
 def output(*command: str | Path) -> str:

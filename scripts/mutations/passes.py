@@ -80,8 +80,8 @@ PASSES = (
         "forward-lse-in-two-units",
         "lse mixes base 2 and base e",
         FORWARD,
-        "ln2 * (Double(state.reference[row]) + sa_log2(Double(state.sum[row])))",
-        "ln2 * Double(state.reference[row]) + sa_log2(Double(state.sum[row]))",
+        "ln2 * (Double(state.reference[row]) + whole + sa_log2(fraction))",
+        "ln2 * (Double(state.reference[row]) + whole) + sa_log2(fraction)",
     ),
     Mutation(
         "forward-multiplies-hidden-nan",
@@ -240,7 +240,7 @@ PASSES = (
     Mutation(
         "float-environment-of-caller",
         "the caller's rounding mode changes the results",
-        CONTROL,
+        "Sources/SwiftAttn/Passes/FloatEnvironment.swift",
         "    sa_set_float_environment(sa_default_float_environment())\n",
         "",
     ),
