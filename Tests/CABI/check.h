@@ -1,4 +1,4 @@
-/* CHECK prints what failed and counts on; the program's exit status is check_result(). C11 and C++17. */
+/* CHECK prints what failed and counts on, in any thread; the program's exit status is check_result(). C11, C++17. */
 #ifndef CHECK_H
 #define CHECK_H
 
@@ -12,9 +12,9 @@ static int checks_made, checks_failed;
 /* CHECK(condition, "printf format that says which case", ...) */
 #define CHECK(condition, ...)                                                                                          \
   do {                                                                                                                 \
-    checks_made++;                                                                                                     \
+    __atomic_fetch_add(&checks_made, 1, __ATOMIC_RELAXED);                                                             \
     if (!(condition)) {                                                                                                \
-      checks_failed++;                                                                                                 \
+      __atomic_fetch_add(&checks_failed, 1, __ATOMIC_RELAXED);                                                         \
       fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition);                                                  \
       fprintf(stderr, __VA_ARGS__);                                                                                    \
       fputc('\n', stderr);                                                                                             \
