@@ -216,7 +216,9 @@ int main(int count, char **arguments) {
   for (size_t each = 0; each < sizeof kinds / sizeof *kinds; each++)
     check_flat(&kinds[each], kinds[each].status == SWIFTATTN_OK ? good : failing);
   const long after = resident_bytes();
-  CHECK(after - before < 1 << 20, "the process grew from %ld to %ld bytes", before, after);
+  /* A page for each good call of one kind would be 8 MiB. Which threads get how far into their workspaces and stacks is
+   * chance, and has made 1.2 MiB. */
+  CHECK(after - before < 1 << 22, "the process grew from %ld to %ld bytes", before, after);
   printf("test_leaks: %ld good and %ld failing calls of each kind, %ld KiB became %ld\n", good, failing, before >> 10,
          after >> 10);
   for (int each = 0; each < 2; each++)
