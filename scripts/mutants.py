@@ -26,7 +26,7 @@ PROGRAMS = TREE.path / "build" / "cabi"
 # Those that find most come first.
 PROGRAM_NAMES = ["errors", "parity", "layer_errors", "layer", "cpp", "control", "environment", "allocation", "threads"]
 PROGRAM_NAMES += ["fork"]
-QUICK_PYTHON = ["errors", "views", "references", "layer_errors", "layer_state", "layer", "edges"]
+QUICK_PYTHON = ["errors", "views", "core", "layer_errors", "layer_state", "layer", "edges"]
 
 
 class Test(NamedTuple):
@@ -115,7 +115,8 @@ def try_stages(name: str, file: str) -> Verdict:
                 return Verdict(name, "killed", f"{test.name}, which hangs")
             if not result.passed:
                 found = test.complaint.search(result.text)
-                return Verdict(name, "killed", f"{test.name}: {found[1] if found else 'crashes'}")
+                last = (result.text.splitlines() or [""])[-1]
+                return Verdict(name, "killed", f"{test.name}: {found[1] if found else f'ends with: {last}'}")
     return Verdict(name, "survived", "")
 
 
