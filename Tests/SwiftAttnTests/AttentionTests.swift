@@ -106,6 +106,31 @@ import Testing
     #expect((gradients.query.elements + gradients.key.elements + gradients.value.elements).allSatisfy { $0 == 0 })
   }
 
+  @Test("rows past their batch element's query length, and keys past its key length, do not take part")
+  func lengths() throws {
+    var tensors = Tensors(seed: 9)
+    let q: Tensor<Float> = try tensors.next([2, 1, 6, 4])
+    let k: Tensor<Float> = try tensors.next([2, 1, 7, 4])
+    var attention = Attention<Float>()
+    attention.queryLengths = [2, 5]
+    attention.keyLengths = [7, 3]
+    let output = try attention.forward(query: q, key: k, value: k)
+    var truth = Reference(out: [], lse: [])
+    for (batch, (queries, keys)) in [(2, 7), (5, 3)].enumerated() {
+      let query = try Tensor(Array(q.elements[24 * batch..<24 * (batch + 1)]), shape: [1, 6, 4])
+      let key = try Tensor(Array(k.elements[28 * batch..<28 * (batch + 1)]), shape: [1, 7, 4])
+      let one = reference(query, key, key) { $0 < queries && $1 < keys }
+      truth.out += one.out
+      truth.lse += one.lse
+    }
+    expectClose(output.out, truth.out, "out")
+    expectClose(output.lse, truth.lse, "lse")
+    attention.queryLengths = [2, 5, 1]
+    expectError("query_lengths has shape (3,) but must have (2,)") { () throws(AttentionError) in
+      _ = try attention(query: q, key: k, value: k)
+    }
+  }
+
   @Test("same bits for any number of threads, where threads share a head")
   func sameBits() throws {
     var tensors = Tensors(seed: 10)
@@ -125,5 +150,12 @@ import Testing
     #expect(throws: AttentionError.self) { try Tensor(repeating: 0, shape: [-1]) }
     #expect(throws: AttentionError.self) { try Tensor([1], shape: [1, 1, 1, 1, 1, 1, 1, 1, 1]) }
     #expect(try Tensor([1], shape: []).shape.isEmpty)
+    expectError("a tensor cannot have the shape (3, -2)") { () throws(AttentionError) in
+      _ = try Tensor<Float>(unwrittenShape: [3, -2])
+    }
+    expectError("a tensor cannot have the shape (4294967296, 4294967296)") { () throws(AttentionError) in
+      _ = try Tensor<Float>(unwrittenShape: [1 << 32, 1 << 32])
+    }
+    #expect(try Tensor<Float>(unwrittenShape: [3, 2]).elements.count == 6)
   }
 }

@@ -130,13 +130,4 @@ import Testing
     incomplete.parameters[.outWeight] = nil
     expectError("out_weight is missing") { () throws(AttentionError) in _ = try incomplete(good) }
   }
-
-  private func expectError(_ text: String, _ call: () throws(AttentionError) -> Void) {
-    do throws(AttentionError) {
-      try call()
-      Issue.record("accepted, instead of: \(text)")
-    } catch {
-      #expect(error.description.contains(text))
-    }
-  }
 }

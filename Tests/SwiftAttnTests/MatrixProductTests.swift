@@ -153,4 +153,12 @@ import Testing
     let large = MatrixPartition(rows: 2048, columns: 2048, panel: 48, widest: 768, threads: 3)
     #expect(large.count % 3 == 0 && large.columnsPerStrip >= 192, "uneven, or packed too often")
   }
+
+  @Test("no view, or one without axes, is a matrix of nothing")
+  func nothing() {
+    for view in [nil, fakeView([])] {
+      let matrix = StridedMatrix(view, as: Float.self)
+      #expect(matrix.rows == 0 && matrix.columns == 0)
+    }
+  }
 }

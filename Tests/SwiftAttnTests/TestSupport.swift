@@ -37,6 +37,16 @@ func expectSameBits<T: Equatable>(threads: [Int], _ body: () throws -> [T]) thro
   }
 }
 
+/// call() throws an error whose description contains the text.
+func expectError(_ text: String, _ call: () throws(AttentionError) -> Void) {
+  do throws(AttentionError) {
+    try call()
+    Issue.record("accepted, instead of: \(text)")
+  } catch {
+    #expect(error.description.contains(text))
+  }
+}
+
 /// Query, key and value of these shapes without memory of their own: enough to judge, never to compute.
 func shapes(_ query: [Int], _ key: [Int], _ value: [Int], type: ElementType = .float32) -> [TensorView] {
   [query, key, value].map { fakeView($0, type: type) }

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import as_strided
 
 import swiftattn
+from cases import Array
 from swiftattn import _core
+
+X = np.random.default_rng(0).standard_normal((3, 8), np.float32)
+
+
+class Undecided:
+    """Neither true nor false."""
+
+    def __bool__(self) -> bool:
+        raise ArithmeticError("undecided")
 
 
 @pytest.mark.parametrize("name", ["forward", "backward", "layer_forward", "layer_backward"])
@@ -17,45 +32,182 @@ def test_the_number_of_arguments_is_judged(name: str) -> None:
         getattr(_core, name)(None)
 
 
+def make_layer() -> swiftattn.MultiHeadAttention:
+    return swiftattn.MultiHeadAttention(8, 2, rope=swiftattn.Rope(), seed=0)
+
+
 def layer_arguments() -> dict[str, Any]:
     """What the package passes to layer_forward, by name, for one layer in self-attention."""
-    layer = swiftattn.MultiHeadAttention(8, 2, rope=swiftattn.Rope(), seed=0)
-    x = np.ones((3, 8), np.float32)
-    operands = {"query": x, "key": None, "value": None, "mask": None, "bias": None, "causal": False, "lengths": None}
-    return {"parameters": layer._core_parameters, "geometry": layer._geometry, **operands}
+    layer = make_layer()
+    operands = {"query": X, "key": None, "value": None, "mask": None, "bias": None, "causal": False, "lengths": None}
+    own = {"keeps": True, "spare": None, "weights": 0}
+    return {"parameters": layer._core_parameters, "geometry": layer._geometry, **operands, **own}
 
 
-WRONG = (
-    ("parameters", [None] * 10, "parameters must be a tuple of 10"),
-    ("parameters", (None,) * 9, "parameters must be a tuple of 10"),
-    ("parameters", ("weights",) * 10, "parameter must be"),
-    ("geometry", (2,), "function takes exactly 4 arguments"),
-    ("geometry", (2, 2, False, (1,)), "function takes exactly 6 arguments"),
+def layer_backward_arguments() -> dict[str, Any]:
+    """The same for layer_backward, after layer_forward."""
+    arguments = layer_arguments()
+    _, saved, _ = _core.layer_forward(*arguments.values())
+    for name in ("keeps", "spare", "weights"):
+        del arguments[name]
+    gradients = tuple(None if view is None else np.zeros_like(view) for view in arguments["parameters"])
+    return {**arguments, "saved": saved, "dout": X, "gradients": gradients, "needs_bias": False}
+
+
+WRONG_LAYERS = (
+    ({"parameters": [None] * 10}, TypeError, "parameters must be a tuple of 10"),
+    ({"parameters": (None,) * 9}, TypeError, "parameters must be a tuple of 10"),
+    ({"parameters": ("weights",) * 10}, TypeError, "parameter must be a NumPy array .* not str"),
+    ({"geometry": (2,)}, TypeError, "function takes exactly 4 arguments"),
+    ({"geometry": (2, 2, False, (1,))}, TypeError, "function takes exactly 6 arguments"),
+    ({"key": X, "value": "x"}, TypeError, "value must be a NumPy array .* not str"),
+    ({"keeps": Undecided()}, ArithmeticError, "undecided"),
+    ({"weights": "x"}, TypeError, "'str' object cannot be interpreted as an integer"),
+    # Where there is nothing to compute weights from, what is allocated for them is of no matter.
+    *(
+        ({"query": query, "keeps": False, "weights": weights}, ValueError, "query must have a rank from 2 to 7")
+        for query in (X[0], X.reshape(1, 1, 1, 1, 1, 1, 3, 8))
+        for weights in (1, 2)
+    ),
+    ({"key": X[0], "keeps": False, "weights": 1}, ValueError, "key has rank 1 but query has rank 2"),
+)
+WRONG_LAYERS_BACKWARD = (
+    ({"saved": None}, TypeError, "saved must be what layer_forward returned"),
+    ({"saved": np.zeros(64, np.uint8)}, TypeError, "saved must be what layer_forward returned"),
+    ({"dout": [1.0]}, TypeError, "dout must be a NumPy array .* not list"),
+    ({"gradients": [None] * 10}, TypeError, "parameters must be a tuple of 10"),
+    ({"gradients": ([1.0],) * 10}, TypeError, "parameter must be a NumPy array, not list"),
+    ({"needs_bias": Undecided()}, ArithmeticError, "undecided"),
 )
 
 
-@pytest.mark.parametrize(("name", "wrong", "message"), WRONG)
-def test_arguments_of_a_layer_are_judged(name: str, wrong: object, message: str) -> None:
-    arguments = {**layer_arguments(), name: wrong}
-    with pytest.raises(TypeError, match=message):
-        _core.layer_forward(*arguments.values(), True, None, 0)
-
-
-@pytest.mark.parametrize("saved", [None, np.zeros(64, np.uint8)], ids=["none", "small"])
-def test_what_forward_saved_is_judged(saved: Any) -> None:
+@pytest.mark.parametrize(("changes", "exception", "message"), WRONG_LAYERS)
+def test_arguments_of_a_layer_are_judged(changes: dict[str, Any], exception: type[Exception], message: str) -> None:
     arguments = layer_arguments()
-    parameters = arguments["parameters"]
-    with pytest.raises(TypeError, match="saved must be what layer_forward returned"):
-        _core.layer_backward(*arguments.values(), saved, arguments["query"], parameters, False)
+    with pytest.raises(exception, match=message):
+        _core.layer_forward(*{**arguments, **changes}.values())
+    out, _, _ = _core.layer_forward(*arguments.values())
+    np.testing.assert_array_equal(out, make_layer()(X))
 
 
-def test_a_result_beyond_memory_is_a_memory_error() -> None:
-    q = np.broadcast_to(np.float32(1), (1 << 22, 1 << 22, 1, 4))  # out would have 2^48 bytes: more than addresses
-    with pytest.raises(MemoryError):
-        swiftattn.attention(q, q, q)
+@pytest.mark.parametrize(("changes", "exception", "message"), WRONG_LAYERS_BACKWARD)
+def test_arguments_of_a_layers_backward_are_judged(
+    changes: dict[str, Any], exception: type[Exception], message: str
+) -> None:
+    arguments = layer_backward_arguments()
+    with pytest.raises(exception, match=message):
+        _core.layer_backward(*{**arguments, **changes}.values())
+    assert not any(gradient.any() for gradient in arguments["gradients"] if gradient is not None)
+    query, _, _, _ = _core.layer_backward(*arguments.values())
+    layer = make_layer()
+    layer(X)
+    np.testing.assert_array_equal(query, layer.backward(X).query)
+
+
+def test_return_lse_may_raise() -> None:
+    undecided: Any = Undecided()
+    with pytest.raises(ArithmeticError, match="undecided"):
+        swiftattn.attention(X, X, X, return_lse=undecided)
+
+
+@pytest.mark.parametrize("name", ["out", "lse"])
+def test_results_that_are_no_arrays_are_judged_by_backward(name: str) -> None:
+    out, lse = swiftattn.attention(X, X, X, return_lse=True)
+    results: dict[str, Any] = {"out": out, "lse": lse, name: "x"}
+    with pytest.raises(TypeError, match=f"{name} must be a NumPy array or have __dlpack__, not str"):
+        swiftattn.attention_backward(X, X, X, X, **results)
+
+
+@pytest.mark.parametrize("name", ["key_lengths", "query_lengths"])
+def test_a_length_may_raise(name: str) -> None:
+    class Broken(np.int64):
+        def __index__(self) -> int:
+            raise ArithmeticError("no integer")
+
+    options: dict[str, Any] = {name: Broken(2)}
+    with pytest.raises(ArithmeticError, match="no integer"):
+        swiftattn.attention(X, X, X, **options)
+    options = {name: np.int64(2)}
+    assert np.isfinite(swiftattn.attention(X, X, X, **options)).all()
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_numpys_booleans_are_as_good_as_pythons(is_causal: bool) -> None:
+    numpys: Any = np.bool_(is_causal)
+    results = [swiftattn.attention(X, X, X, causal=causal) for causal in (is_causal, not is_causal, numpys)]
+    np.testing.assert_array_equal(results[2], results[0])
+    assert (results[2] != results[1]).any()
+
+
+def test_numpys_true_names_no_alignment_either() -> None:
+    causal: Any = np.True_
+    with pytest.raises(ValueError, match="causal=True needs as many queries as keys, but there are 2 and 3"):
+        swiftattn.attention(X[:2], X, X, causal=causal)
+
+
+@pytest.mark.parametrize(("query", "key"), [(X[0], X), (X, X[0]), (X[0], X[0])])
+def test_causal_leaves_too_few_axes_to_the_library(query: Array, key: Array) -> None:
+    with pytest.raises(ValueError, match=r"query .* rank|key .* rank"):
+        swiftattn.attention(query, key, key, causal=True)
+
+
+def test_the_stride_of_an_axis_of_length_1_does_not_matter() -> None:
+    memory = np.full(10, 7, np.float32)
+    odd = as_strided(memory, (1, 8), (3, 4))
+    assert odd.strides == (3, 4)
+    assert swiftattn.attention(X[:1], X, X, out=odd) is odd
+    np.testing.assert_array_equal(odd, swiftattn.attention(X[:1], X, X))
+    np.testing.assert_array_equal(memory[8:], 7)
 
 
 @pytest.mark.parametrize("count", [-(2**80), 2**80, -(2**31) - 1])
 def test_a_number_of_threads_beyond_c_is_judged(count: int) -> None:
     with pytest.raises(ValueError, match="threads"):
         swiftattn.set_num_threads(count)
+
+
+def another_core() -> Any:
+    """Load the compiled module once more."""
+    spec = importlib.util.spec_from_file_location(_core.__name__, _core.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_module_needs_threading(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "threading", None)
+        with pytest.raises(ModuleNotFoundError, match="threading"):
+            another_core()
+    assert another_core().version() == _core.version()
+
+
+def no_thread() -> None:
+    raise ArithmeticError("no thread")
+
+
+BROKEN_THREADING: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
+    (no_thread, ArithmeticError, "no thread"),
+    (object, AttributeError, "'object' object has no attribute 'ident'"),
+    (lambda: SimpleNamespace(ident="x"), TypeError, "an integer is required"),
+    (lambda: SimpleNamespace(ident=-1), OverflowError, "can't convert negative"),
+)
+
+
+@pytest.mark.parametrize(("main_thread", "exception", "message"), BROKEN_THREADING)
+def test_a_main_thread_that_is_unknown_is_an_error(
+    main_thread: Callable[[], Any], exception: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setitem(sys.modules, "threading", SimpleNamespace(main_thread=main_thread))
+        core = another_core()
+    options = (None, None, False, None, None, None, "BHSD")
+    large = np.random.default_rng(1).standard_normal((64, 64), np.float32)
+    out = np.full_like(large, 7)
+    with pytest.raises(exception, match=message):
+        core.forward(large, large, large, *options, out, False)
+    assert (out == 7).all()
+    # A small call does not ask which thread it is in.
+    np.testing.assert_array_equal(core.forward(X, X, X, *options, None, False), swiftattn.attention(X, X, X))
