@@ -90,6 +90,23 @@ def test_arguments_of_a_layer_are_judged(changes: dict[str, Any], exception: typ
     np.testing.assert_array_equal(out, make_layer()(X))
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize(
+    ("out_weight", "message"),
+    [
+        (None, "out_weight is missing"),
+        (np.zeros((), np.float32), r"out_weight has shape \(\) but must have two dimensions"),
+    ],
+)
+def test_an_out_weight_without_a_width_is_judged(out_weight: Array | None, message: str, keeps: bool) -> None:
+    arguments = layer_arguments()
+    _core.layer_forward(*arguments.values())  # which leaves other numbers on the stack
+    weights = arguments["parameters"]
+    arguments |= {"parameters": (*weights[:3], out_weight, *weights[4:]), "keeps": keeps}
+    with pytest.raises(ValueError, match=message):
+        _core.layer_forward(*arguments.values())
+
+
 @pytest.mark.parametrize(("changes", "exception", "message"), WRONG_LAYERS_BACKWARD)
 def test_arguments_of_a_layers_backward_are_judged(
     changes: dict[str, Any], exception: type[Exception], message: str

@@ -36,10 +36,16 @@ static swiftattn_status compute(const core_call *call, const void *request) {
   return swiftattn_mha_backward(&mha, wanted->saved, wanted->saved_bytes, wanted->dout, wanted->gradients);
 }
 
+/* 0 where the weight that says it is none, for the library to reject. */
+static int64_t out_width(const layer_call *layer) {
+  const swiftattn_tensor *weight = layer->parameters.out_weight;
+  return weight == NULL || weight->rank == 0 ? 0 : weight->shape[0];
+}
+
 /* Multiply-adds of the projections, more than a small call's attention has. */
 static double work_of(const layer_call *layer) {
-  const swiftattn_tensor *query = &layer->call.query, *out_weight = &layer->views[3];
-  double work = (double)out_weight->shape[0];
+  const swiftattn_tensor *query = &layer->call.query;
+  double work = (double)out_width(layer);
   for (int axis = 0; axis < query->rank; axis++)
     work *= (double)query->shape[axis];
   return work;
@@ -135,7 +141,7 @@ static PyArrayObject *allocate_out(layer_call *layer, swiftattn_tensor *tensor) 
   const swiftattn_tensor *query = &layer->call.query;
   core_copy_shape(query, query->rank, tensor);
   if (query->rank > 0)
-    tensor->shape[query->rank - 1] = layer->views[3].shape[0];
+    tensor->shape[query->rank - 1] = out_width(layer);
   return call_allocate_output(&layer->call, &RESULT, query, tensor);
 }
 
