@@ -10,8 +10,9 @@ public func swiftattn_attention_forward(
 ) -> swiftattn_status {
   reportingStatus { () throws(AttentionError) in
     let arguments = try AttentionArguments(attention)
-    try AttentionOperator.forward(
-      arguments, out: try TensorView(required: out, "out"), lse: try TensorView(optional: lse, "lse"))
+    var lseView: TensorView?
+    try lseView.read(lse, "lse")
+    try AttentionOperator.forward(arguments, out: try TensorView(required: out, "out"), lse: lseView)
   }
 }
 
@@ -36,20 +37,17 @@ extension AttentionArguments {
     guard let causal = Causal(rawValue: fields.causal) else {
       throw AttentionError(.invalidArgument, "causal has the unknown value \(Int(fields.causal))")
     }
-    let mask = try TensorView(optional: fields.mask, "mask")
-    let bias = try TensorView(optional: fields.bias, "bias")
-    let keyLengths = try TensorView(optional: fields.key_lengths, "key_lengths")
-    let queryLengths = try TensorView(optional: fields.query_lengths, "query_lengths")
-    self.init(
+    var arguments = AttentionArguments(
       query: try TensorView(required: fields.query, "query"), key: try TensorView(required: fields.key, "key"),
       value: try TensorView(required: fields.value, "value"))
-    self.mask = mask
-    self.bias = bias
-    self.keyLengths = keyLengths
-    self.queryLengths = queryLengths
-    self.causal = causal
-    scale = fields.scale?.pointee
-    interruptCheck = InterruptCheck(fields.interrupted, fields.interrupted_context)
+    try arguments.mask.read(fields.mask, "mask")
+    try arguments.bias.read(fields.bias, "bias")
+    try arguments.keyLengths.read(fields.key_lengths, "key_lengths")
+    try arguments.queryLengths.read(fields.query_lengths, "query_lengths")
+    arguments.causal = causal
+    arguments.scale = fields.scale?.pointee
+    arguments.interruptCheck = InterruptCheck(fields.interrupted, fields.interrupted_context)
+    self = arguments
   }
 }
 
@@ -64,11 +62,11 @@ extension InterruptCheck {
 extension AttentionGradients {
   init(_ gradients: UnsafePointer<swiftattn_attention_gradients>?) throws(AttentionError) {
     let fields = try known(gradients, "gradients")
-    self.init(
-      query: try TensorView(optional: fields.query, "query gradient"),
-      key: try TensorView(optional: fields.key, "key gradient"),
-      value: try TensorView(optional: fields.value, "value gradient"),
-      bias: try TensorView(optional: fields.bias, "bias gradient"))
+    self.init()
+    try query.read(fields.query, "query gradient")
+    try key.read(fields.key, "key gradient")
+    try value.read(fields.value, "value gradient")
+    try bias.read(fields.bias, "bias gradient")
   }
 }
 
@@ -109,11 +107,12 @@ extension TensorView {
     }
     self.init(data: fields.data, type: type, shape: shape, strides: strides)
   }
+}
 
-  /// Nil for NULL.
-  @inline(never)
-  init?(optional tensor: UnsafePointer<swiftattn_tensor>?, _ name: StaticString) throws(AttentionError) {
-    guard let tensor else { return nil }
-    try self.init(required: tensor, name)
+extension TensorView? {
+  /// Stays nil for NULL.
+  @inline(__always)
+  mutating func read(_ tensor: UnsafePointer<swiftattn_tensor>?, _ name: StaticString) throws(AttentionError) {
+    if let tensor { self = try TensorView(required: tensor, name) }
   }
 }

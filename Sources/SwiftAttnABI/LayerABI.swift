@@ -22,9 +22,10 @@ public func swiftattn_mha_forward(
   reportingStatus { () throws(AttentionError) in
     let arguments = try LayerArguments(mha)
     let out = try TensorView(required: out, "out")
-    let weights = try TensorView(optional: weights, "weights")
+    var weightsView: TensorView?
+    try weightsView.read(weights, "weights")
     try LayerOperator.forward(
-      arguments, out: out, weights: weights,
+      arguments, out: out, weights: weightsView,
       saved: saved.map { UnsafeMutableRawBufferPointer(start: $0, count: max(saved_bytes, 0)) })
   }
 }
@@ -49,48 +50,46 @@ extension LayerArguments {
     guard let causal = Causal(rawValue: fields.causal) else {
       throw AttentionError(.invalidArgument, "causal has the unknown value \(Int(fields.causal))")
     }
-    let key = try TensorView(optional: fields.key, "key")
-    let value = try TensorView(optional: fields.value, "value")
-    let mask = try TensorView(optional: fields.mask, "mask")
-    let bias = try TensorView(optional: fields.bias, "bias")
-    let keyLengths = try TensorView(optional: fields.key_lengths, "key_lengths")
-    let rope = try fields.rope.map { (rope) throws(AttentionError) in try Rope(rope) }
     guard let parameters = fields.parameters else { throw AttentionError(.invalidArgument, "parameters is NULL") }
-    self.init(
+    var arguments = LayerArguments(
       headsQ: Int(fields.num_heads), headsKV: Int(fields.num_kv_heads == 0 ? fields.num_heads : fields.num_kv_heads),
       parameters: try LayerParameterViews(parameters, areGradients: false),
       query: try TensorView(required: fields.query, "query"))
-    self.key = key
-    self.value = value
-    self.mask = mask
-    self.bias = bias
-    self.keyLengths = keyLengths
-    self.rope = rope
-    self.causal = causal
-    addsZeroToken = fields.add_zero_attn != 0
-    interruptCheck = InterruptCheck(fields.interrupted, fields.interrupted_context)
+    try arguments.key.read(fields.key, "key")
+    try arguments.value.read(fields.value, "value")
+    try arguments.mask.read(fields.mask, "mask")
+    try arguments.bias.read(fields.bias, "bias")
+    try arguments.keyLengths.read(fields.key_lengths, "key_lengths")
+    if let rope = fields.rope { arguments.rope = try Rope(rope) }
+    arguments.causal = causal
+    arguments.addsZeroToken = fields.add_zero_attn != 0
+    arguments.interruptCheck = InterruptCheck(fields.interrupted, fields.interrupted_context)
+    self = arguments
   }
 }
 
 extension LayerParameterViews {
   init(_ parameters: UnsafePointer<swiftattn_mha_parameters>, areGradients: Bool) throws(AttentionError) {
     let fields = try known(parameters, areGradients ? "gradients.parameters" : "parameters")
-    func view(
-      _ tensor: UnsafePointer<swiftattn_tensor>?, _ parameter: LayerParameter
-    ) throws(AttentionError) -> TensorView? {
-      try TensorView(optional: tensor, areGradients ? parameter.gradientName : parameter.name)
-    }
     self.init()
-    self[.queryWeight] = try view(fields.query_weight, .queryWeight)
-    self[.keyWeight] = try view(fields.key_weight, .keyWeight)
-    self[.valueWeight] = try view(fields.value_weight, .valueWeight)
-    self[.outWeight] = try view(fields.out_weight, .outWeight)
-    self[.queryBias] = try view(fields.query_bias, .queryBias)
-    self[.keyBias] = try view(fields.key_bias, .keyBias)
-    self[.valueBias] = try view(fields.value_bias, .valueBias)
-    self[.outBias] = try view(fields.out_bias, .outBias)
-    self[.keyToken] = try view(fields.key_token, .keyToken)
-    self[.valueToken] = try view(fields.value_token, .valueToken)
+    try read(fields.query_weight, .queryWeight, areGradients)
+    try read(fields.key_weight, .keyWeight, areGradients)
+    try read(fields.value_weight, .valueWeight, areGradients)
+    try read(fields.out_weight, .outWeight, areGradients)
+    try read(fields.query_bias, .queryBias, areGradients)
+    try read(fields.key_bias, .keyBias, areGradients)
+    try read(fields.value_bias, .valueBias, areGradients)
+    try read(fields.out_bias, .outBias, areGradients)
+    try read(fields.key_token, .keyToken, areGradients)
+    try read(fields.value_token, .valueToken, areGradients)
+  }
+
+  @inline(__always)
+  private mutating func read(
+    _ tensor: UnsafePointer<swiftattn_tensor>?, _ parameter: LayerParameter, _ areGradients: Bool
+  ) throws(AttentionError) {
+    guard let tensor else { return }
+    self[parameter] = try TensorView(required: tensor, areGradients ? parameter.gradientName : parameter.name)
   }
 }
 
@@ -98,10 +97,10 @@ extension LayerGradients {
   init(_ gradients: UnsafePointer<swiftattn_mha_gradients>?) throws(AttentionError) {
     let fields = try known(gradients, "gradients")
     self.init()
-    query = try TensorView(optional: fields.query, "query gradient")
-    key = try TensorView(optional: fields.key, "key gradient")
-    value = try TensorView(optional: fields.value, "value gradient")
-    bias = try TensorView(optional: fields.bias, "bias gradient")
+    try query.read(fields.query, "query gradient")
+    try key.read(fields.key, "key gradient")
+    try value.read(fields.value, "value gradient")
+    try bias.read(fields.bias, "bias gradient")
     if let parameters = fields.parameters {
       self.parameters = try LayerParameterViews(parameters, areGradients: true)
     }

@@ -38,13 +38,12 @@ public enum AttentionOperator {
     let set = try Dispatch.current()
     // There may be more heads without rows than can be counted to.
     guard geometry.rowsPerHead > 0 else { return }
-    let pass = ForwardPass(
+    var pass = ForwardPass(
       plan: plan, out: Operand(out, alignedTo: geometry.scoreShape, as: Element.self),
-      lse: lse.map { Operand($0.withTrailingAxis, alignedTo: geometry.scoreShape, as: Element.self) },
+      lse: Operand(optional: lse?.withTrailingAxis, alignedTo: geometry.scoreShape),
       kernels: Element.kernels(set), partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
-    let control = CallControl(items: pass.partition.forwardCount, check: check)
-    let threads = participants(geometry, items: pass.partition.forwardCount)
-    try ParallelCall(pass: pass, control: control).run(participants: threads)
+    let items = pass.partition.forwardCount
+    try pass.run(items: items, check, participants: participants(geometry, items: items))
   }
 
   /// Computes the gradients that are not nil. Nothing is written before all is judged.
@@ -93,7 +92,7 @@ public enum AttentionOperator {
     }
     if let bias = gradients.bias {
       bias.clear(as: Element.self)
-      let pass = PairSumPass(
+      var pass = PairSumPass(
         quantity: .scoreGradient, scoreGradient: scoreGradient, target: operand(bias), partition: partition)
       try pass.run(check, threads: participants(geometry, items: pass.count))
     }
@@ -110,7 +109,7 @@ public enum AttentionOperator {
     let lse = Operand(lse.withTrailingAxis, alignedTo: full, as: Element.self)
     let averages = weights.shape.last(3) == 1
     weights.clear(as: Element.self)
-    let pass = PairSumPass(
+    var pass = PairSumPass(
       quantity: .probability(factor: averages ? 1 / Element(geometry.headsQ) : 1),
       scoreGradient: ScoreGradient(
         plan: plan, lse: lse, out: nil, outGradient: nil, kernels: Element.kernels(try Dispatch.current()),
@@ -124,7 +123,6 @@ public enum AttentionOperator {
     _ check: InterruptCheck?
   ) throws(AttentionError) {
     let full = scoreGradient.plan.geometry.scoreShape
-    func operand(_ view: TensorView) -> Operand<Element> { Operand(view, alignedTo: full, as: Element.self) }
     let sumsOverRows = gradients.key != nil || gradients.value != nil
     let threads = participants(scoreGradient.plan.geometry, items: partition.heads * partition.blocksPerHead)
     let queue = BackwardPartition(partition, threads: threads, sumsOverRows: sumsOverRows)
@@ -133,12 +131,12 @@ public enum AttentionOperator {
         heads: sumsOverRows ? queue.sharedHeads : 0,
         keyBlocks: BackwardPass<Element>.keyBlocks(scoreGradient.plan.geometry))
     else { throw .noMemory }
-    let pass = BackwardPass(
-      scoreGradient: scoreGradient, queryGradient: gradients.query.map(operand),
-      keyGradient: gradients.key.map(operand), valueGradient: gradients.value.map(operand),
+    var pass = BackwardPass(
+      scoreGradient: scoreGradient, queryGradient: Operand(optional: gradients.query, alignedTo: full),
+      keyGradient: Operand(optional: gradients.key, alignedTo: full),
+      valueGradient: Operand(optional: gradients.value, alignedTo: full),
       partition: queue, turns: turns)
-    let control = CallControl(items: queue.count, check: check)
-    try ParallelCall(pass: pass, control: control).run(participants: threads)
+    try pass.run(items: queue.count, check, participants: threads)
   }
 
   @inline(never)

@@ -65,13 +65,42 @@ public enum LayerParameter: Int, CaseIterable, Sendable {
 
 /// A view, or none, for each parameter: the parameters themselves, or their gradients.
 public struct LayerParameterViews: Sendable {
-  private var views = InlineArray<10, TensorView?>(repeating: nil)
+  // Not an array: to read an element of one, all of it would be copied.
+  private var queryWeight, keyWeight, valueWeight, outWeight: TensorView?
+  private var queryBias, keyBias, valueBias, outBias: TensorView?
+  private var keyToken, valueToken: TensorView?
 
   public init() {}
 
   public subscript(parameter: LayerParameter) -> TensorView? {
-    get { views[parameter.rawValue] }
-    set { views[parameter.rawValue] = newValue }
+    get {
+      switch parameter {
+      case .queryWeight: queryWeight
+      case .keyWeight: keyWeight
+      case .valueWeight: valueWeight
+      case .outWeight: outWeight
+      case .queryBias: queryBias
+      case .keyBias: keyBias
+      case .valueBias: valueBias
+      case .outBias: outBias
+      case .keyToken: keyToken
+      case .valueToken: valueToken
+      }
+    }
+    set {
+      switch parameter {
+      case .queryWeight: queryWeight = newValue
+      case .keyWeight: keyWeight = newValue
+      case .valueWeight: valueWeight = newValue
+      case .outWeight: outWeight = newValue
+      case .queryBias: queryBias = newValue
+      case .keyBias: keyBias = newValue
+      case .valueBias: valueBias = newValue
+      case .outBias: outBias = newValue
+      case .keyToken: keyToken = newValue
+      case .valueToken: valueToken = newValue
+      }
+    }
   }
 }
 

@@ -100,11 +100,11 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
     query: TensorView, key: TensorView, back: Bool, _ check: InterruptCheck?
   ) throws(AttentionError) {
     guard let rope else { return }
-    try RotaryPass<Element>(
+    var pass = RotaryPass<Element>(
       rope: rope, dim: rope.dim ?? shape.headDim, queries: .init(query, offset: rope.offset),
       keys: .init(key.droppingRows(shape.leadingKeys), offset: rope.keyOffset ?? rope.offset),
-      batches: shape.batches, turnsBack: back, kernels: Element.kernels(try Dispatch.current())
-    ).run(check)
+      batches: shape.batches, turnsBack: back, kernels: Element.kernels(try Dispatch.current()))
+    try pass.run(check)
   }
 
   /// L5 and L6; lse unless it is not needed.

@@ -36,12 +36,12 @@ struct RotaryPass<Element: ComputeElement>: ParallelPass {
 
   private var positions: Int { max(queries.count, keys.count) }
 
-  func run(_ check: InterruptCheck?) throws(AttentionError) {
+  mutating func run(_ check: InterruptCheck?) throws(AttentionError) {
     guard batches > 0 else { return }
     let items = (positions + Self.positionsPerItem - 1) / Self.positionsPerItem
     let work = Double(batches) * Double(queries.count * queries.heads + keys.count * keys.heads) * Double(dim)
     let threads = work < Double(AttentionOperator.serialWork / 16) ? 1 : min(ThreadCount.current, max(items, 1))
-    try ParallelCall(pass: self, control: CallControl(items: items, check: check)).run(participants: threads)
+    try run(items: items, check, participants: threads)
   }
 
   func run(_ control: borrowing CallControl, participant: Int) {

@@ -26,7 +26,8 @@ struct MatrixPartition: Equatable, Sendable {
     self.columns = columns
     var best = (score: 0.0, rows: rows, columns: columns)
     var width = panel
-    while width <= widest {
+    // Strips wider than C are all alike.
+    while width <= widest, width < columns + panel {
       let columnsPerStrip = min(width, columns)
       let strips = Double(columns) / Double(columnsPerStrip)
       for wanted in 1...max(1, min(8 * threads, rows / Self.rowUnit)) {

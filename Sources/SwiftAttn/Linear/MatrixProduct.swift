@@ -113,9 +113,8 @@ package struct MatrixProduct<Element: ComputeElement>: Sendable {
     let partition = MatrixPartition(
       rows: product.rows, columns: product.columns, panel: BlockSize.vectorsPerPanel * Element.lanes,
       widest: blocking.widest, threads: participants)
-    let pass = MatrixPass(
+    var pass = MatrixPass(
       product: product, blocking: blocking, partition: partition, kernels: Element.kernels(try Dispatch.current()))
-    let control = CallControl(items: partition.count, check: check)
-    try ParallelCall(pass: pass, control: control).run(participants: min(participants, partition.count))
+    try pass.run(items: partition.count, check, participants: min(participants, partition.count))
   }
 }

@@ -12,21 +12,17 @@ struct SequenceRows<Element: ComputeElement> {
   /// Rows `skipping...` of each sequence of `view`, whose memory has been judged.
   @inline(never)
   init(_ view: TensorView, skipping: Int = 0) {
-    let rank = view.rank
-    var full = Shape(rank: rank + 1)
-    for axis in 0..<rank - 2 { full[axis] = view.shape[axis] }
-    full[rank - 2] = 1
-    full[rank - 1] = view.shape[rank - 2]
-    full[rank] = view.shape[rank - 1]
-    operand = Operand(view.withHeadAxis(heads: 1), alignedTo: full, as: Element.self)
+    let shape = view.shape
+    let rows = view.withHeadAxis(heads: 1)
+    operand = Operand(rows, alignedTo: rows.shape, as: Element.self)
     var count = 1
-    for axis in 0..<rank - 2 { count *= view.shape[axis] }
+    for axis in 0..<shape.rank - 2 { count *= shape[axis] }
     batches = count
-    let length = view.shape[rank - 2] - skipping
+    let length = shape.last(2) - skipping
     // A stride of 0 where there is one row or column: then it is never taken.
     first = StridedMatrix(
-      base: operand.base + skipping * operand.row, rows: length, columns: view.shape[rank - 1],
-      rowStride: operand.row, columnStride: view.shape[rank - 1] == 1 ? 1 : operand.column)
+      base: operand.base + skipping * operand.row, rows: length, columns: shape.last(1),
+      rowStride: operand.row, columnStride: shape.last(1) == 1 ? 1 : operand.column)
     isFolded = skipping == 0 && view.foldsRows
   }
 
@@ -86,24 +82,19 @@ extension StridedMatrix {
 extension TensorView {
   /// (B..., S, H * W) as (B..., H, S, W).
   func withHeadAxis(heads: Int) -> TensorView {
-    var view = self
-    view.shape = Shape(rank: rank + 1)
-    view.strides = Shape(rank: rank + 1)
-    for axis in 0..<rank - 2 {
-      view.shape[axis] = shape[axis]
-      view.strides[axis] = strides[axis]
-    }
-    let width = heads == 0 ? 0 : shape[rank - 1] / heads
-    (view.shape[rank - 2], view.strides[rank - 2]) = (heads, width &* strides[rank - 1])
-    (view.shape[rank - 1], view.strides[rank - 1]) = (shape[rank - 2], strides[rank - 2])
-    (view.shape[rank], view.strides[rank]) = (width, strides[rank - 1])
-    return view
+    let (rows, columns) = ((shape.last(2), strides.last(2)), (shape.last(1), strides.last(1)))
+    let width = heads == 0 ? 0 : columns.0 / heads
+    return TensorView(
+      data: data, type: type,
+      shape: shape.dropping(2).appending(heads).appending(rows.0).appending(width),
+      strides: strides.dropping(2).appending(width &* columns.1).appending(rows.1).appending(columns.1))
   }
 
   /// Whether all rows of all sequences are equally far apart.
   fileprivate var foldsRows: Bool {
-    var step: Int? = shape[rank - 2] == 1 ? nil : strides[rank - 2]
-    var rows = shape[rank - 2]
+    let (shape, strides) = (shape, strides)
+    var step: Int? = shape.last(2) == 1 ? nil : strides.last(2)
+    var rows = shape.last(2)
     for axis in stride(from: rank - 3, through: 0, by: -1) where shape[axis] != 1 {
       guard let row = step else {
         step = strides[axis]

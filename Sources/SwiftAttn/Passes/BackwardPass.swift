@@ -111,15 +111,15 @@ struct BackwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
     scoreGradient.compute(state, panel, block, head)
     guard queryGradient != nil else { return }
     // dQ += dS K   (forward: s = Q K^T)
-    let firstKey = head.key + block.firstKey * plan.key.row
+    let firstKey = head.key.element(block.firstKey, 0)
     let gradient = state.rows.panelScores(state.gradients, panel, block.keys)
     let product = BlockProduct(
-      a: firstKey, rowStride: plan.key.column, depthStride: plan.key.row, rows: plan.geometry.headDim,
+      a: firstKey, rowStride: head.key.columnStride, depthStride: head.key.rowStride, rows: head.key.columns,
       depth: block.count, vectors: panel.vectors, b: gradient.row(block.keys.first), bStride: gradient.scores.stride,
       c: state.queryGradient.base + panel.lane, cStride: state.queryGradient.stride, start: .accumulator)
     if block.keys.hidesPairs
       && kernels.masking.hasNonFinite(
-        firstKey, plan.key.row, plan.key.column, block.count, plan.geometry.headDim)
+        firstKey, head.key.rowStride, head.key.columnStride, product.depth, product.rows)
     {
       kernels.products.multiplyVisibleKeys(product, gradient)
     } else {

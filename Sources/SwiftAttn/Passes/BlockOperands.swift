@@ -12,30 +12,47 @@ struct KeyBlock {
   var count: Int { keys.end - keys.first }
 }
 
-/// Key and value of one key/value head.
+/// What every block of one key/value head needs of the plan, which is too large to be handed along each time.
 struct HeadOperands<Element: ComputeElement> {
-  let key: UnsafeMutablePointer<Element>
-  let value: UnsafeMutablePointer<Element>
+  /// (Sk, D)
+  let key: StridedMatrix<Element>
+  /// (Sk, Dv)
+  let value: StridedMatrix<Element>
+  /// As in the plan.
+  let scoreFactor: Element
+  let headroom: Element
+  let leadingKeys: Int
+  /// The bias without its rows, whose offsets `BlockRows` has.
+  let bias: (base: UnsafeMutablePointer<Element>, column: Int)?
 
   init(_ plan: AttentionPlan<Element>, _ block: RowBlock) {
-    key = plan.key.base + (plan.key.offset(batch: block.batch) + block.headKV * plan.key.head)
-    value = plan.value.base + (plan.value.offset(batch: block.batch) + block.headKV * plan.value.head)
+    let geometry = plan.geometry
+    key = StridedMatrix(
+      base: plan.key.base + plan.key.offset(block), rows: geometry.seqLenK, columns: geometry.headDim,
+      rowStride: plan.key.row, columnStride: plan.key.column)
+    value = StridedMatrix(
+      base: plan.value.base + plan.value.offset(block), rows: geometry.seqLenK, columns: geometry.valueDim,
+      rowStride: plan.value.row, columnStride: plan.value.column)
+    scoreFactor = plan.scoreFactor
+    headroom = plan.headroom
+    leadingKeys = plan.leadingKeys
+    bias = plan.bias.map { ($0.base, $0.column) }
   }
 }
 
 extension KernelTable where Element: ComputeElement {
   /// s = scale * log2(e) * K Q^T + log2(e) * bias for one panel; forward and backward get the same bits.
   func computeScores(
-    _ plan: AttentionPlan<Element>, _ head: HeadOperands<Element>, _ block: KeyBlock,
-    queries: LaneMatrix<Element>, bias: ScatteredRows<Element>?, _ panel: PanelScores<Element>
+    _ head: HeadOperands<Element>, _ block: KeyBlock, queries: LaneMatrix<Element>, bias: ScatteredRows<Element>?,
+    _ panel: PanelScores<Element>
   ) {
     products.multiply(
       BlockProduct(
-        a: head.key + block.firstKey * plan.key.row, rowStride: plan.key.row, depthStride: plan.key.column,
-        rows: block.count, depth: plan.geometry.headDim, vectors: panel.vectors,
+        a: head.key.element(block.firstKey, 0), rowStride: head.key.rowStride, depthStride: head.key.columnStride,
+        rows: block.count, depth: head.key.columns, vectors: panel.vectors,
         b: queries.base, bStride: queries.stride, c: panel.row(block.keys.first), cStride: panel.scores.stride,
         start: .zero))
-    if plan.scoreFactor != 1 { scores.scale(panel, plan.scoreFactor) }
+    if head.scoreFactor != 1 { scores.scale(panel, head.scoreFactor) }
     if let bias, bias.columns > 0 { scores.addBias(bias, panel.lastKeys(bias.columns)) }
   }
 }
@@ -71,12 +88,12 @@ extension BlockRows {
   }
 
   /// The bias of a panel's rows for the last of some keys: all but the leading ones, which have none.
-  func biasRows(_ plan: AttentionPlan<Element>, _ panel: Panel, _ block: KeyBlock) -> ScatteredRows<Element>? {
-    guard let bias = plan.bias else { return nil }
-    let first = max(block.firstKey - plan.leadingKeys, 0)
+  func biasRows(_ head: HeadOperands<Element>, _ panel: Panel, _ block: KeyBlock) -> ScatteredRows<Element>? {
+    guard let bias = head.bias else { return nil }
+    let first = max(block.firstKey - head.leadingKeys, 0)
     return ScatteredRows(
       base: bias.base + first * bias.column, offsets: biasOffsets + panel.lane, stride: bias.column,
-      rows: panel.rows, columns: max(block.endKey - plan.leadingKeys - first, 0))
+      rows: panel.rows, columns: max(block.endKey - head.leadingKeys - first, 0))
   }
 
   /// All the block's rows of an operand; `offsets` is room for where they lie.

@@ -6,22 +6,27 @@ protocol ParallelPass: ~Copyable {
   func run(_ control: borrowing CallControl, participant: Int)
 }
 
-/// A pass and its control, for the time of a call.
-struct ParallelCall<Pass: ParallelPass & ~Copyable>: ~Copyable {
-  private let pass: Pass
-  private let control: CallControl
-
-  init(pass: consuming Pass, control: consuming CallControl) {
-    self.pass = pass
-    self.control = control
-  }
-
-  func run(participants: Int) throws(AttentionError) {
-    ThreadPool.run(participants: participants, sharing: self) { call, participant in
-      call.pass.run(call.control, participant: participant)
+extension ParallelPass where Self: ~Copyable {
+  /// Does `items` items on so many threads, the calling one included. Mutating, though it changes nothing, so that the
+  /// pass, which is large, is shared where it is.
+  mutating func run(items: Int, _ check: InterruptCheck?, participants: Int) throws(AttentionError) {
+    let control = CallControl(items: items, check: check)
+    withUnsafeMutablePointer(to: &self) { pass in
+      withUnsafePointer(to: control) { control in
+        let call = ParallelCall(pass: UnsafePointer(pass), control: control)
+        ThreadPool.run(participants: participants, sharing: call) { call, participant in
+          call.pass.pointee.run(call.control.pointee, participant: participant)
+        }
+      }
     }
     try control.conclude()
   }
+}
+
+/// What the threads of a call share.
+private struct ParallelCall<Pass: ParallelPass & ~Copyable> {
+  let pass: UnsafePointer<Pass>
+  let control: UnsafePointer<CallControl>
 }
 
 /// What the threads of one call share: the next work item, and whether to stop.

@@ -2,7 +2,7 @@ import AttentionBlocks
 import CSwiftAttnShims
 
 /// Attention forward over one block of queries after the other (docs/Algorithm.md, "Forward").
-struct ForwardPass<Element: ComputeElement>: ParallelPass {
+struct ForwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
   let plan: AttentionPlan<Element>
   let out: Operand<Element>
   let lse: Operand<Element>?
@@ -69,23 +69,23 @@ struct ForwardPass<Element: ComputeElement>: ParallelPass {
   ) {
     let scores = state.rows.panelScores(state.scores, panel, block.keys)
     kernels.computeScores(
-      plan, head, block, queries: state.queries.lanes(from: panel.lane),
-      bias: state.rows.biasRows(plan, panel, block), scores)
+      head, block, queries: state.queries.lanes(from: panel.lane),
+      bias: state.rows.biasRows(head, panel, block), scores)
     let output = state.output.lanes(from: panel.lane)
     kernels.scores.softmax(
       scores,
       SoftmaxState(
-        reference: state.reference + panel.lane, headroom: plan.headroom, sum: state.sum + panel.lane, output: output,
-        outputRows: plan.geometry.valueDim))
-    let firstValue = head.value + block.firstKey * plan.value.row
+        reference: state.reference + panel.lane, headroom: head.headroom, sum: state.sum + panel.lane, output: output,
+        outputRows: head.value.columns))
+    let firstValue = head.value.element(block.firstKey, 0)
     let product = BlockProduct(
-      a: firstValue, rowStride: plan.value.column, depthStride: plan.value.row, rows: plan.geometry.valueDim,
+      a: firstValue, rowStride: head.value.columnStride, depthStride: head.value.rowStride, rows: head.value.columns,
       depth: block.count, vectors: panel.vectors,
       b: scores.row(block.keys.first), bStride: scores.scores.stride, c: output.base, cStride: output.stride,
       start: panel.hasOutput ? .accumulator : .zero)
     if block.keys.hidesPairs
       && kernels.masking.hasNonFinite(
-        firstValue, plan.value.row, plan.value.column, product.depth, plan.geometry.valueDim)
+        firstValue, head.value.rowStride, head.value.columnStride, product.depth, product.rows)
     {
       if !panel.hasOutput { clearOutput(state, panel) }
       kernels.products.multiplyVisibleKeys(product, scores)

@@ -29,8 +29,8 @@ struct PairSumPass<Element: ComputeElement>: ParallelPass {
   private var sharesRows: Bool { target.row == 0 }
   private var blocksPerTarget: Int { sharesRows ? min(blocksPerHead, 1) : blocksPerHead }
 
-  func run(_ check: InterruptCheck?, threads: Int) throws(AttentionError) {
-    try ParallelCall(pass: self, control: CallControl(items: count, check: check)).run(participants: threads)
+  mutating func run(_ check: InterruptCheck?, threads: Int) throws(AttentionError) {
+    try run(items: count, check, participants: threads)
   }
 
   func run(_ control: borrowing CallControl, participant: Int) {

@@ -45,14 +45,14 @@ struct ScoreGradient<Element: ComputeElement>: Sendable {
     let scores = state.rows.panelScores(state.scores, panel, block.keys)
     let gradient = state.gradients.lanes(from: panel.lane)
     kernels.computeScores(
-      plan, head, block, queries: state.queries.lanes(from: panel.lane),
-      bias: state.rows.biasRows(plan, panel, block), scores)
+      head, block, queries: state.queries.lanes(from: panel.lane),
+      bias: state.rows.biasRows(head, panel, block), scores)
     if needsGradient {
       // dP - delta = V dO^T - delta   (forward: out = P V)
       kernels.products.multiply(
         BlockProduct(
-          a: head.value + block.firstKey * plan.value.row, rowStride: plan.value.row, depthStride: plan.value.column,
-          rows: block.count, depth: plan.geometry.valueDim, vectors: panel.vectors,
+          a: head.value.element(block.firstKey, 0), rowStride: head.value.rowStride,
+          depthStride: head.value.columnStride, rows: block.count, depth: head.value.columns, vectors: panel.vectors,
           b: state.outGradients.base + panel.lane, bStride: state.outGradients.stride,
           c: gradient.row(block.keys.first), cStride: gradient.stride, start: .row(state.minusDelta + panel.lane)))
     } else {

@@ -29,6 +29,7 @@ struct Visibility<Element: ComputeElement> {
   let leadingKeys: Int
   let masking: MaskingKernels<Element>
 
+  @inline(__always)
   init(_ plan: AttentionPlan<Element>, _ masking: MaskingKernels<Element>) {
     mask = plan.mask
     bias = plan.bias

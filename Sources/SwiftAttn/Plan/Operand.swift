@@ -36,6 +36,13 @@ struct Operand<Element>: @unchecked Sendable {
     }
   }
 
+  /// Nil for no tensor.
+  @inline(__always)
+  init?(optional view: TensorView?, alignedTo full: Shape) {
+    guard let view else { return nil }
+    self.init(view, alignedTo: full, as: Element.self)
+  }
+
   /// Offset of the batch element with this index, counted row-major over the leading dimensions.
   func offset(batch: Int) -> Int {
     var rest = batch
@@ -89,32 +96,45 @@ struct Operand<Element>: @unchecked Sendable {
   }
 }
 
-/// Valid lengths per batch element; nil pointer: every length is the full one.
-struct Lengths: @unchecked Sendable {
-  // Unchecked because of the pointer, which is only read.
-  private let view: TensorView?
+/// Valid lengths per batch element; without a tensor every length is the full one.
+struct Lengths: Sendable {
+  /// Counted in bytes, as the type is not known to the compiler.
+  private let bytes: Operand<UInt8>?
+  private let areLong: Bool
   private let full: Int
 
-  init(_ view: TensorView?, full: Int) {
-    self.view = view
+  init(_ view: TensorView?, _ geometry: Geometry, full: Int) {
     self.full = full
+    guard let view else {
+      (bytes, areLong) = (nil, false)
+      return
+    }
+    areLong = view.type == .int64
+    // (B...) as (B..., 1, 1, 1)
+    let rows = view.withTrailingAxis.withTrailingAxis.withTrailingAxis
+    bytes = Operand(rows, alignedTo: geometry.scoreShape, as: UInt8.self)
   }
 
-  var areGiven: Bool { view != nil }
+  var areGiven: Bool { bytes != nil }
 
   /// The length as the caller gave it.
-  func stored(batch: Int) -> Int {
-    guard let view, let data = view.data else { return full }
-    var rest = batch
-    var offset = 0
-    for axis in stride(from: view.rank - 1, through: 0, by: -1) {
-      offset += rest % view.shape[axis] * view.strides[axis]
-      rest /= view.shape[axis]
-    }
-    let element = UnsafeRawPointer(data) + offset
-    return view.type == .int32 ? Int(element.load(as: Int32.self)) : Int(element.load(as: Int64.self))
+  private func stored(batch: Int) -> Int {
+    guard let bytes else { return full }
+    let element = UnsafeRawPointer(bytes.base + bytes.offset(batch: batch))
+    return areLong ? Int(element.load(as: Int64.self)) : Int(element.load(as: Int32.self))
   }
 
   /// The length, in range even if the caller's memory changes during the call.
   subscript(batch: Int) -> Int { min(max(stored(batch: batch), 0), full) }
+
+  func check(_ geometry: Geometry, _ name: StaticString, _ limit: StaticString) throws(AttentionError) {
+    guard areGiven else { return }
+    for batch in 0..<geometry.batches {
+      let length = stored(batch: batch)
+      guard 0...full ~= length else {
+        throw AttentionError(
+          .invalidArgument, "\(name) must lie in 0...\(limit) = \(full), but the one of batch \(batch) is \(length)")
+      }
+    }
+  }
 }

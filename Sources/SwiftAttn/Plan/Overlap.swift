@@ -98,8 +98,8 @@ private struct LinearEquation {
     count += 1
   }
 
-  /// Each stride steps over everything that the smaller ones reach.
-  func isNested(within size: UInt) -> Bool {
+  /// Each stride steps over everything that the smaller ones reach. Mutating, so that the arrays need not be copied.
+  mutating func isNested(within size: UInt) -> Bool {
     var reached = size
     for i in stride(from: count - 1, through: 0, by: -1) {
       guard coefficients[i] >= reached else { return false }

@@ -79,8 +79,7 @@ enum TensorJudge {
     try elements(view, name, type: type)
   }
 
-  static func lengths(_ view: TensorView?, _ name: StaticString, _ shape: Shape) throws(AttentionError) {
-    guard let view else { return }
+  static func lengths(_ view: TensorView, _ name: StaticString, _ shape: Shape) throws(AttentionError) {
     guard view.type == .int32 || view.type == .int64 else {
       throw AttentionError(.invalidElementType, "\(name) has dtype \(view.type.name) but must be int32 or int64")
     }
@@ -88,15 +87,13 @@ enum TensorJudge {
   }
 }
 
-private struct KnownTensor {
-  var view = TensorView(data: nil, type: .bool, shape: Shape(rank: 0), strides: Shape(rank: 0))
-  var extent = MemoryExtent.nowhere
-  var name: StaticString = ""
-}
-
 /// The outputs of one call and what they must keep clear of, at most `capacity` tensors. Judged before anything is written.
 struct OutputJudge<let capacity: Int>: ~Copyable {
-  private var known = InlineArray<capacity, KnownTensor>(repeating: KnownTensor())
+  // The tensors in parts: each is too small for a call of memcpy, which whole ones would take many of.
+  private var extents = InlineArray<capacity, MemoryExtent>(repeating: .nowhere)
+  private var headers = InlineArray<capacity, KnownTensor>(repeating: KnownTensor())
+  private var shapes = InlineArray<capacity, Shape>(repeating: Shape(rank: 0))
+  private var strides = InlineArray<capacity, Shape>(repeating: Shape(rank: 0))
   private var count = 0
 
   init() {}
@@ -111,27 +108,51 @@ struct OutputJudge<let capacity: Int>: ~Copyable {
     record(arguments.queryLengths, "query_lengths")
   }
 
-  @inline(never)
+  @inline(__always)
   mutating func record(_ view: TensorView?, _ name: StaticString) {
-    guard let view, count < capacity, let extent = MemoryExtent(view) else { return }
-    known[count] = KnownTensor(view: view, extent: extent, name: name)
+    if let view { record(view, name) }
+  }
+
+  @inline(never)
+  mutating func record(_ view: TensorView, _ name: StaticString) {
+    guard count < capacity, let extent = MemoryExtent(view) else { return }
+    extents[count] = extent
+    headers[count] = KnownTensor(data: view.data, type: view.type, name: name)
+    shapes[count] = view.shape
+    strides[count] = view.strides
     count += 1
+  }
+
+  @inline(__always)
+  mutating func admit(
+    _ view: TensorView?, _ name: StaticString, shape: Shape, type: ElementType
+  ) throws(AttentionError) {
+    if let view { try admit(view, name, shape: shape, type: type) }
   }
 
   /// Checks an output's shape, type and memory, and remembers it for the outputs after it.
   @inline(never)
   mutating func admit(
-    _ view: TensorView?, _ name: StaticString, shape: Shape, type: ElementType
+    _ view: TensorView, _ name: StaticString, shape: Shape, type: ElementType
   ) throws(AttentionError) {
-    guard let view else { return }
     try TensorJudge.exact(view, name, shape: shape, type: type)
     guard MemoryOverlap.isInjective(view) else {
       throw AttentionError(.invalidArgument, "\(name) overlaps itself: two of its elements share memory")
     }
     guard let extent = MemoryExtent(view) else { return }
-    for i in 0..<count where known[i].extent.intersects(extent) && MemoryOverlap.exists(known[i].view, view) {
-      throw AttentionError(.invalidArgument, "\(name) overlaps \(known[i].name) in memory")
+    for i in 0..<count where extents[i].intersects(extent) {
+      let header = headers[i]
+      let other = TensorView(data: header.data, type: header.type, shape: shapes[i], strides: strides[i])
+      guard !MemoryOverlap.exists(other, view) else {
+        throw AttentionError(.invalidArgument, "\(name) overlaps \(header.name) in memory")
+      }
     }
     record(view, name)
   }
+}
+
+private struct KnownTensor {
+  var data: UnsafeMutableRawPointer?
+  var type = ElementType.bool
+  var name: StaticString = ""
 }
