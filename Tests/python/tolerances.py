@@ -22,7 +22,10 @@ LARGE_SCORES_FACTOR = 4
 # In units of the dtype's epsilon at the largest value of the result, or at 1 where that is more.
 # The gradients by bias, key and value may be one number, a sum over all pairs or queries that cancels to 0: adding 254
 # numbers of a normal distribution in order errs by 40. NumPy adds in pairs, and errs less.
+# TERMS_OF_FLOOR is how many terms the floors are for; rounding errors of more grow with the root of their number.
 FLOORS = {"out": 16, "lse": 8, "query": 32, "key": 64, "value": 64, "bias": 64}
+
+TERMS_OF_FLOOR = 64
 
 # Of the layer. The gradients of its parameters are sums over all tokens that may cancel to 0.
 FLOORS |= dict.fromkeys(("output", "weights", "weights_of_heads"), 8)
@@ -33,12 +36,18 @@ FLOORS |= dict.fromkeys(("in_proj_bias", "bias_k", "bias_v", "out_proj.bias"), 1
 WIDER: dict[Any, Any] = {np.float32: np.float64, np.float64: np.longdouble}
 
 
-def assert_accurate(name: str, ours: Array, naive: Array, truth: Array, factor: float = FACTOR) -> None:
-    """Judge the result `name`, a key of FLOORS; values that are not finite must be the truth's own."""
+def assert_accurate(
+    name: str, ours: Array, naive: Array, truth: Array, factor: float = FACTOR, terms: float = 1
+) -> None:
+    """Judge the result `name`, a key of FLOORS; values that are not finite must be the truth's own.
+
+    Each element is the sum of so many terms.
+    """
     assert ours.shape == truth.shape, f"{name} has shape {ours.shape}, not {truth.shape}"
     assert ours.dtype == naive.dtype, f"{name} has dtype {ours.dtype}, not {naive.dtype}"
     largest = np.abs(truth).max(where=np.isfinite(truth), initial=1)
-    allowed = factor * _errors(naive, truth).max(initial=0) + FLOORS[name] * np.finfo(ours.dtype).eps * largest
+    floor = FLOORS[name] * max(terms / TERMS_OF_FLOOR, 1) ** 0.5 * np.finfo(ours.dtype).eps * largest
+    allowed = factor * _errors(naive, truth).max(initial=0) + floor
     errors = _errors(ours, truth)
     if errors.max(initial=0) <= allowed:
         return
