@@ -25,7 +25,7 @@ LIBRARY = TREE.path / ".build-embedded" / "release" / "libswiftattn.so"
 PROGRAMS = TREE.path / "build" / "cabi"
 # Those that find most come first.
 PROGRAM_NAMES = ["errors", "parity", "layer_errors", "layer", "cpp", "control", "environment", "allocation", "threads"]
-PROGRAM_NAMES += ["fork"]
+PROGRAM_NAMES += ["fork", "float_environment", "allocator", "pool_start", "thread_limits"]
 QUICK_PYTHON = ["errors", "views", "core", "layer_errors", "layer_state", "layer", "edges"]
 
 

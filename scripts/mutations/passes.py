@@ -31,8 +31,8 @@ PASSES = (
         "causal-corner-mirrored",
         "the lower right corner is on the wrong side",
         PLAN,
-        "causalOffset = maskedKeys - geometry.seqLenQ",
-        "causalOffset = geometry.seqLenQ - maskedKeys",
+        "causalOffset = geometry.maskedKeys - geometry.seqLenQ",
+        "causalOffset = geometry.seqLenQ - geometry.maskedKeys",
     ),
     Mutation(
         "key-lengths-off-by-one",

@@ -25,8 +25,8 @@ SURFACES = (
         "abi-wrong-field",
         "the keys' bias is the values'",
         LAYER_ABI,
-        "try view(fields.key_bias, .keyBias)",
-        "try view(fields.value_bias, .keyBias)",
+        "try read(fields.key_bias, .keyBias, areGradients)",
+        "try read(fields.value_bias, .keyBias, areGradients)",
     ),
     Mutation(
         "abi-any-struct-size",
