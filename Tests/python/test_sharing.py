@@ -168,4 +168,6 @@ print(os.read(read, 100).decode())
 
 
 def test_other_interpreters_are_refused_and_the_first_goes_on() -> None:
-    assert output_of(INTERPRETERS) == "refused refused \n"
+    # CPython 3.10 does not know the module's declaration, and its last NumPy only warns.
+    refused = "refused refused " if sys.version_info >= (3, 11) else ""
+    assert output_of(INTERPRETERS) == f"{refused}\n"
