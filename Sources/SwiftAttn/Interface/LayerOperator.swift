@@ -64,16 +64,17 @@ public enum LayerOperator {
     let bytes = try bytes(shape, Element.self)
     let count = shape.batch.rank == 0 ? 1 : shape.batch[0]
     let length = max(1, partBytes / max(bytes / max(count, 1), 1))
-    // Without rows nothing is written, though there may be more sequences than can be counted to.
     let hasRows = shape.seqLenQ > 0 && shape.batches > 0
-    if bytes > partBytes {
+    if !hasRows || bytes > partBytes {
       // Judges the whole before so much memory is asked for, and before any part is written; this memory is not touched.
       _ = try LayerPlan<Element>(arguments, shape, sa_nowhere())
     }
-    guard length < count, hasRows else {
-      guard let scratch = Memory(bytes: hasRows ? bytes : 1, keptOn: .layer) else { throw .noMemory }
+    // Nothing is written then, though there may be more sequences without rows than can be counted to.
+    guard hasRows else { return }
+    guard length < count else {
+      guard let scratch = Memory(bytes: bytes, keptOn: .layer) else { throw .noMemory }
       let plan = try LayerPlan<Element>(arguments, shape, scratch.base)
-      return hasRows ? try run(plan, out, weights, isSaved: false, arguments.interruptCheck) : ()
+      return try run(plan, out, weights, isSaved: false, arguments.interruptCheck)
     }
     for first in stride(from: 0, to: count, by: length) {
       let part = first..<min(first + length, count)

@@ -82,12 +82,12 @@ extension StridedMatrix {
 extension TensorView {
   /// (B..., S, H * W) as (B..., H, S, W).
   func withHeadAxis(heads: Int) -> TensorView {
-    let (rows, columns) = ((shape.last(2), strides.last(2)), (shape.last(1), strides.last(1)))
-    let width = heads == 0 ? 0 : columns.0 / heads
+    let width = heads == 0 ? 0 : shape.last(1) / heads
+    let (row, column) = (strides.last(2), strides.last(1))
     return TensorView(
       data: data, type: type,
-      shape: shape.dropping(2).appending(heads).appending(rows.0).appending(width),
-      strides: strides.dropping(2).appending(width &* columns.1).appending(rows.1).appending(columns.1))
+      shape: shape.dropping(2).appending(heads).appending(shape.last(2)).appending(width),
+      strides: strides.dropping(2).appending(width &* column).appending(row).appending(column))
   }
 
   /// Whether all rows of all sequences are equally far apart.
