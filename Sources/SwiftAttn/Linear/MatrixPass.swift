@@ -205,7 +205,7 @@ struct MatrixWorkspace<Element: ComputeElement> {
   }
 }
 
-/// The vectors of a strip in panels of the tiles' widths: 3, but 4 where 1 would be left over.
+/// The vectors of a strip in panels of the tiles' widths: 3, but 4 where 1 would be left over, and 4 and 4 for 8.
 struct StripPanels: Sequence, IteratorProtocol {
   struct Panel {
     let firstVector: Int
@@ -220,7 +220,8 @@ struct StripPanels: Sequence, IteratorProtocol {
   mutating func next() -> Panel? {
     let left = total - position
     guard left > 0 else { return nil }
-    let panel = Panel(firstVector: position, vectors: left == 4 ? 4 : Swift.min(left, BlockSize.vectorsPerPanel))
+    let panel = Panel(
+      firstVector: position, vectors: left == 4 || left == 8 ? 4 : Swift.min(left, BlockSize.vectorsPerPanel))
     position += panel.vectors
     return panel
   }
