@@ -63,7 +63,9 @@ private let pool = Pool()
 /// caller waits (acquire).
 private struct Pool: ~Copyable, @unchecked Sendable {
   private static let stackSize = 512 << 10
-  private static let spinNanoseconds: UInt64 = 30_000
+  /// Longer than the steps of a layer, or the ends of their threads, mostly lie apart: who sleeps between them wakes late.
+  /// From 30 to 90 us, the layer's forward at 128 and 512 tokens gained 1 to 2 %; 200 us gained no more.
+  private static let spinNanoseconds: UInt64 = 90_000
 
   /// Whether a call has the pool.
   private let taken = Atomic<Bool>(false)
