@@ -201,10 +201,10 @@ SA_INLINE uint64_t sa_default_float_environment(void) {
 #endif
 }
 
-/* Fetches the line into the first-level cache, to be written; a hint, which no address makes fail. */
+/* Fetches the line into the first-level cache; a hint, which no address makes fail. */
 SA_INLINE void sa_prefetch(const void *address) { __builtin_prefetch(address, 0, 3); }
 
-/* The same, for this core alone: what is only read stays in the caches of others too. */
+/* The same of a line to be written, which leaves the caches of other cores. */
 SA_INLINE void sa_prefetch_to_write(const void *address) { __builtin_prefetch(address, 1, 3); }
 
 /* libm, which Embedded Swift cannot import. */
