@@ -85,6 +85,35 @@ static void check_refused_threads(void) {
   mixed_free(&alone);
 }
 
+/* Whether calls of `spec` create threads, in a child with an unused pool: 5 calls, 10 ms apart. */
+static int create_threads(const problem_spec *spec) {
+  const pid_t child = fork();
+  if (child == 0) {
+    problem made;
+    problem_make(&made, spec, SWIFTATTN_FLOAT32, LAYOUT_DENSE);
+    threads_left = 1000;
+    if (swiftattn_set_num_threads(4) != SWIFTATTN_OK)
+      _exit(2);
+    for (int round = 0; round < 5; round++) {
+      usleep(10000);
+      if (problem_forward(&made) != SWIFTATTN_OK)
+        _exit(2);
+    }
+    _exit(threads_created > 0);
+  }
+  int status = 0;
+  return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* A small call is shared with threads that are awake, but wakes none unless another came just before. What counts is
+ * the work of whole vectors: one query for many keys is as much as 16. */
+static void check_small_calls(void) {
+  static const problem_spec small = {"small", 3, 1, 8, 8, 16, 16, 64, 64, SWIFTATTN_CAUSAL_NONE, 0};
+  static const problem_spec decoding = {"decoding", 3, 1, 8, 8, 1, 512, 64, 64, SWIFTATTN_CAUSAL_NONE, 0};
+  CHECK(create_threads(&small) == 0, "small calls apart");
+  CHECK(create_threads(&decoding) == 1, "one query for many keys");
+}
+
 /* The default number of threads where the kernel's files are these, and on one processor if `pinned`: determined once
  * in a process, and so in a child. */
 static int default_threads(const kernel_file *files, int pinned) {
@@ -138,6 +167,7 @@ int main(void) {
   alarm(600); /* a deadlock is a failure, not a hang */
   unsetenv("SWIFTATTN_NUM_THREADS");
   check_defaults();
+  check_small_calls();
   check_refused_threads();
   return check_result("test_thread_limits");
 }

@@ -33,6 +33,22 @@ import Testing
     }
   }
 
+  @Test func tinyWorkIsNotShared() {
+    for _ in 0..<1000 { #expect(ThreadPool.participants(cycles: 4000, upTo: 8) == 1) }
+  }
+
+  /// Asked for at once again and again, threads are worth waking, if there are none awake; each is to have its part.
+  @Test func smallWorkThatFollowsOtherIsShared() {
+    #expect((0..<1000).contains { _ in ThreadPool.participants(cycles: 3 * 4096, upTo: 8) == 4 })
+    #expect((0..<1000).contains { _ in ThreadPool.participants(cycles: 3 * 4096, upTo: 2) == 2 })
+  }
+
+  @Test(arguments: [1, 2, 64])
+  func largeWorkIsForAllThreads(limit: Int) {
+    #expect(ThreadPool.participants(cycles: 1e5, upTo: limit) == limit)
+    #expect(ThreadPool.participants(cycles: .infinity, upTo: limit) == limit)
+  }
+
   @Test func participantZeroIsTheCallingThread() {
     let caller = pthread_self()
     for _ in 0..<100 {

@@ -18,6 +18,8 @@ OPERAND = "Sources/SwiftAttn/Plan/Operand.swift"
 OVERLAP = "Sources/SwiftAttn/Plan/Overlap.swift"
 PARTITION = "Sources/SwiftAttn/Plan/Partition.swift"
 PLAN = "Sources/SwiftAttn/Plan/AttentionPlan.swift"
+OPERATOR = "Sources/SwiftAttn/Interface/AttentionOperator.swift"
+POOL = "Sources/SwiftAttn/Threads/ThreadPool.swift"
 
 PASSES = (
     Mutation(
@@ -243,5 +245,19 @@ PASSES = (
         "Sources/SwiftAttn/Passes/FloatEnvironment.swift",
         "    sa_set_float_environment(sa_default_float_environment())\n",
         "",
+    ),
+    Mutation(
+        "pool-small-calls-wake",
+        "every small call wakes threads",
+        POOL,
+        "now &- lastSmallCall.exchange(now, ordering: .relaxed) < Self.spinNanoseconds",
+        "now >= lastSmallCall.exchange(now, ordering: .relaxed)",
+    ),
+    Mutation(
+        "pool-few-queries-alone",
+        "a few queries for many keys are thought to be little work",
+        OPERATOR,
+        "(Double(geometry.rowsPerHead) / Double(Element.lanes)).rounded(.up)",
+        "Double(geometry.rowsPerHead) / Double(Element.lanes)",
     ),
 )

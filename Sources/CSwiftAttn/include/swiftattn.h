@@ -231,7 +231,9 @@ swiftattn_status swiftattn_mha_backward(const swiftattn_mha *mha, const void *sa
 
 /* How many threads a call may use, the calling one included. The default is the environment variable
  * SWIFTATTN_NUM_THREADS, else what CPU affinity and cgroup quota leave. Set 0 to return to the default;
- * 1 <= count <= 1024 otherwise. Small calls use fewer, and so do calls while another call keeps the threads busy. */
+ * 1 <= count <= 1024 otherwise. Small calls use fewer, and so do calls while another call keeps the threads busy.
+ * Threads look for new work for 90 microseconds before they sleep, so calls that follow each other closely keep
+ * processors busy in between. */
 int32_t swiftattn_get_num_threads(void);
 swiftattn_status swiftattn_set_num_threads(int32_t count);
 

@@ -2,10 +2,6 @@ import AttentionBlocks
 
 /// The operator on views: judge, plan, partition, run. Everything above it (C ABI, arrays) only translates.
 public enum AttentionOperator {
-  /// Work below this many multiply-adds stays on the calling thread. At 60 billion a second it takes 35 microseconds;
-  /// a second thread saves half of that, and waking it costs about 20.
-  static let serialWork = 1 << 21
-
   /// Computes out, and lse unless nil; `AttentionArguments` has the shapes. Nothing is written before all is judged.
   public static func forward(
     _ arguments: borrowing AttentionArguments, out: TensorView, lse: TensorView?
@@ -43,7 +39,7 @@ public enum AttentionOperator {
       lse: Operand(optional: lse?.withTrailingAxis, alignedTo: geometry.scoreShape),
       kernels: Element.kernels(set), partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
     let items = pass.partition.forwardCount
-    try pass.run(items: items, check, participants: participants(geometry, items: items))
+    try pass.run(items: items, check, participants: participants(geometry, items: items, Element.self))
   }
 
   /// Computes the gradients that are not nil. Nothing is written before all is judged.
@@ -94,7 +90,7 @@ public enum AttentionOperator {
       bias.clear(as: Element.self)
       var pass = PairSumPass(
         quantity: .scoreGradient, scoreGradient: scoreGradient, target: operand(bias), partition: partition)
-      try pass.run(check, threads: participants(geometry, items: pass.count))
+      try pass.run(check, threads: participants(geometry, items: pass.count, Element.self))
     }
   }
 
@@ -115,7 +111,7 @@ public enum AttentionOperator {
         plan: plan, lse: lse, out: nil, outGradient: nil, kernels: Element.kernels(try Dispatch.current()),
         needsGradient: false),
       target: target, partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
-    try pass.run(check, threads: participants(geometry, items: pass.count))
+    try pass.run(check, threads: participants(geometry, items: pass.count, Element.self))
   }
 
   private static func run<Element: ComputeElement>(
@@ -124,7 +120,8 @@ public enum AttentionOperator {
   ) throws(AttentionError) {
     let full = scoreGradient.plan.geometry.scoreShape
     let sumsOverRows = gradients.key != nil || gradients.value != nil
-    let threads = participants(scoreGradient.plan.geometry, items: partition.heads * partition.blocksPerHead)
+    let threads = participants(
+      scoreGradient.plan.geometry, items: partition.heads * partition.blocksPerHead, Element.self)
     let queue = BackwardPartition(partition, threads: threads, sumsOverRows: sumsOverRows)
     guard
       let turns = TurnCounters(
@@ -160,10 +157,12 @@ public enum AttentionOperator {
     try outputs.admit(gradients.bias, "bias gradient", shape: bias.shape, type: type)
   }
 
-  static func participants(_ geometry: Geometry, items: Int) -> Int {
-    let rows = Double(geometry.batches) * Double(geometry.headsKV) * Double(geometry.rowsPerHead)
-    let work = rows * Double(geometry.seqLenK) * Double(geometry.headDim + geometry.valueDim)
-    return work < Double(serialWork) ? 1 : min(ThreadCount.current, max(items, 1))
+  /// How many threads are worth it. The rows of a head are padded to whole vectors, so one query costs what 16 do.
+  static func participants<Element: ComputeElement>(_ geometry: Geometry, items: Int, _: Element.Type) -> Int {
+    let vectors = (Double(geometry.rowsPerHead) / Double(Element.lanes)).rounded(.up)
+    let heads = Double(geometry.batches) * Double(geometry.headsKV)
+    let products = heads * vectors * Double(geometry.seqLenK) * Double(geometry.headDim + geometry.valueDim)
+    return ThreadPool.participants(cycles: products / 2, upTo: min(ThreadCount.current, max(items, 1)))
   }
 }
 

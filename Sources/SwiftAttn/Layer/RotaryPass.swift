@@ -39,8 +39,9 @@ struct RotaryPass<Element: ComputeElement>: ParallelPass {
   mutating func run(_ check: InterruptCheck?) throws(AttentionError) {
     guard batches > 0 else { return }
     let items = (positions + Self.positionsPerItem - 1) / Self.positionsPerItem
-    let work = Double(batches) * Double(queries.count * queries.heads + keys.count * keys.heads) * Double(dim)
-    let threads = work < Double(AttentionOperator.serialWork / 16) ? 1 : min(ThreadCount.current, max(items, 1))
+    let turned = Double(batches) * Double(queries.count * queries.heads + keys.count * keys.heads) * Double(dim)
+    // Half a cycle a number, sines and cosines included.
+    let threads = ThreadPool.participants(cycles: turned / 2, upTo: min(ThreadCount.current, max(items, 1)))
     try run(items: items, check, participants: threads)
   }
 

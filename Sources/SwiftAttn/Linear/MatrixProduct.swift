@@ -106,9 +106,8 @@ package struct MatrixProduct<Element: ComputeElement>: Sendable {
   @inline(never)
   package func run(_ check: InterruptCheck? = nil, threads: Int = ThreadCount.current) throws(AttentionError) {
     guard rows > 0, columns > 0 else { return }
-    let work = Double(rows) * Double(columns) * Double(depth)
-    let participants = work < Double(AttentionOperator.serialWork) ? 1 : threads
     let product = oriented
+    let participants = ThreadPool.participants(cycles: product.estimatedCycles, upTo: threads)
     let blocking = MatrixBlocking(product)
     let partition = MatrixPartition(
       rows: product.rows, columns: product.columns, panel: BlockSize.vectorsPerPanel * Element.lanes,
