@@ -93,14 +93,14 @@ private struct Pool: ~Copyable, @unchecked Sendable {
   private let tickets = Atomic<UInt32>(0)
   /// Twice the tickets offered and not yet reported back or withdrawn, plus 1 while the caller sleeps on it.
   private let outstanding = Atomic<UInt32>(0)
-  /// When the last call came that might have been shared had a worker been awake.
+  /// When the last work came that might have been shared had a worker been awake.
   private let lastSmallCall = Atomic<UInt64>(0)
   private let handlesFork = Atomic<Bool>(false)
 
   // MARK: The caller's side
 
-  /// Whether small work may be shared: workers are awake, or worth waking because calls follow each other so closely that
-  /// those to come will find them so. A small call by itself wakes nobody.
+  /// Whether small work may be shared: workers are awake, or worth waking because it follows other so closely that what is
+  /// to come will find them so. Small work by itself wakes nobody; several small steps of one layer may.
   func isWarm() -> Bool {
     if workers.load(ordering: .relaxed) > sleepers.load(ordering: .relaxed) { return true }
     let now = monotonicNanoseconds()
