@@ -15,6 +15,7 @@ private func table<V: LaneVector>(_: V.Type) -> KernelTable<V.Scalar> {
   KernelTable(
     products: ProductKernels(
       multiply: { multiply($0, V.self) },
+      multiplyTransposed: transposingMultiply(V.self),
       multiplyVisibleKeys: { multiplyVisibleKeys($0, $1, V.self) },
       multiplyVisibleQueries: { multiplyVisibleQueries($0, $1, V.self) }),
     layout: LayoutKernels(
@@ -33,4 +34,12 @@ private func table<V: LaneVector>(_: V.Type) -> KernelTable<V.Scalar> {
       maskWord: { sa_mask_word($0, $1, $2) },
       biasWord: { V.biasWord($0, $1, $2) },
       hasNonFinite: { hasNonFinite($0, rowStride: $1, columnStride: $2, rows: $3, columns: $4, V.self) }))
+}
+
+@inline(__always)
+private func transposingMultiply<V: LaneVector>(
+  _: V.Type
+) -> (@Sendable (BlockProduct<V.Scalar>, LaneMatrix<V.Scalar>) -> Int)? {
+  guard Target.holdsSquareTile else { return nil }
+  return { multiplyTransposed($0, packed: $1, V.self) }
 }

@@ -36,7 +36,19 @@ protocol LaneVector: SendableMetatype {
   static func transpose(
     _ source: Source, _ sourceOffsets: UnsafePointer<Int>,
     to destination: Destination, _ destinationOffsets: UnsafePointer<Int>, factor: Self)
+  /// sums[i] += A's row i times the transpose of one square tile of B, in the order of the depth.
+  static func multiplyTransposedTile<let rows: Int>(
+    _ a: (first: Source, stride: Int), _ b: TransposedTile<Scalar>, _ sums: inout InlineArray<rows, Self>)
   static func biasWord(_ bias: Source, _ stride: Int, _ count: Int) -> UInt64
+}
+
+/// A square tile whose rows become lanes.
+struct TransposedTile<Scalar> {
+  let base: UnsafePointer<Scalar>
+  let stride: Int
+  /// Where its columns are stored, if anywhere.
+  let packed: UnsafeMutablePointer<Scalar>?
+  let packedStride: Int
 }
 
 extension LaneVector {
@@ -78,6 +90,16 @@ extension SIMD16: LaneVector where Scalar == Float {
     sa_transpose_f32(source, sourceOffsets, destination, destinationOffsets, factor)
   }
   @inline(__always)
+  static func multiplyTransposedTile<let rows: Int>(
+    _ a: (first: Source, stride: Int), _ b: TransposedTile<Scalar>, _ sums: inout InlineArray<rows, Self>
+  ) {
+    withUnsafeMutablePointer(to: &sums) {
+      let first = UnsafeMutableRawPointer($0).assumingMemoryBound(to: Scalar.self)
+      sa_multiply_transposed_tile_f32(
+        a.first, a.stride, b.base, b.stride, b.packed, b.packedStride, CInt(rows), first)
+    }
+  }
+  @inline(__always)
   static func biasWord(_ bias: Source, _ stride: Int, _ count: Int) -> UInt64 { sa_bias_word_f32(bias, stride, count) }
 }
 
@@ -105,6 +127,16 @@ extension SIMD8: LaneVector where Scalar == Double {
     to destination: Destination, _ destinationOffsets: UnsafePointer<Int>, factor: Self
   ) {
     sa_transpose_f64(source, sourceOffsets, destination, destinationOffsets, factor)
+  }
+  @inline(__always)
+  static func multiplyTransposedTile<let rows: Int>(
+    _ a: (first: Source, stride: Int), _ b: TransposedTile<Scalar>, _ sums: inout InlineArray<rows, Self>
+  ) {
+    withUnsafeMutablePointer(to: &sums) {
+      let first = UnsafeMutableRawPointer($0).assumingMemoryBound(to: Scalar.self)
+      sa_multiply_transposed_tile_f64(
+        a.first, a.stride, b.base, b.stride, b.packed, b.packedStride, CInt(rows), first)
+    }
   }
   @inline(__always)
   static func biasWord(_ bias: Source, _ stride: Int, _ count: Int) -> UInt64 { sa_bias_word_f64(bias, stride, count) }

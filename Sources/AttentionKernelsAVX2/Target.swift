@@ -6,6 +6,9 @@ enum Target {
   /// Rows x vectors of the main tile.
   static var tile: StaticString { "6x1" }
 
+  /// A square tile, a vector a row, does not fit the registers.
+  static var holdsSquareTile: Bool { false }
+
   @inline(__always)
   static func tileVectors(remaining: Int) -> Int { 1 }
 

@@ -6,6 +6,9 @@ enum Target {
   /// Rows x vectors of the main tile.
   static var tile: StaticString { "8x3" }
 
+  /// A square tile, a vector a row, fits the registers, and 8 sums besides.
+  static var holdsSquareTile: Bool { true }
+
   /// 4 columns where that avoids a last column of one; 3 otherwise.
   @inline(__always)
   static func tileVectors(remaining: Int) -> Int {

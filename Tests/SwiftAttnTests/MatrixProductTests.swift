@@ -27,7 +27,7 @@ import Testing
   /// Tiles, panels, strips, depth blocks and staged blocks, each just under, at and over.
   static let shapes = [
     (1, 1, 1), (1, 5, 0), (7, 17, 3), (8, 48, 128), (9, 64, 257), (25, 97, 260), (200, 20, 31), (130, 260, 10),
-    (3, 200, 300), (193, 100, 5),
+    (3, 200, 300), (193, 100, 5), (6, 32, 16), (20, 70, 40), (50, 34, 530),
   ]
 
   @Test("C = start + A B for every shape, start and layout of C, in both element types", arguments: shapes)
@@ -107,6 +107,36 @@ import Testing
       }
     }
     return result
+  }
+
+  /// Columns of B that lie along the depth are transposed on the way of the first rows, if the kernels can.
+  @Test("where B's columns lie changes no bit", arguments: [1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 60])
+  func placesOfColumns(_ rows: Int) throws {
+    let (columns, depth) = (100, 550)
+    var numbers = Tensors(seed: UInt64(rows))
+    var a = try numbers.next([rows * depth]).elements as [Float]
+    var b = try numbers.next([depth * columns]).elements as [Float]
+    var transposed = [Float](repeating: 0, count: depth * columns)
+    for p in 0..<depth { for column in 0..<columns { transposed[column * depth + p] = b[p * columns + column] } }
+    var fromRows = [Float](repeating: 0, count: rows * columns)
+    var fromColumns = fromRows
+    func multiply(_ b: inout [Float], rowStride: Int, columnStride: Int, to c: inout [Float]) throws {
+      try a.withUnsafeMutableBufferPointer { a in
+        try b.withUnsafeMutableBufferPointer { b in
+          try c.withUnsafeMutableBufferPointer { c in
+            try MatrixProduct(
+              a: StridedMatrix(base: a.baseAddress!, rows: rows, columns: depth, rowStride: depth),
+              b: StridedMatrix(
+                base: b.baseAddress!, rows: depth, columns: columns, rowStride: rowStride, columnStride: columnStride),
+              c: StridedMatrix(base: c.baseAddress!, rows: rows, columns: columns, rowStride: columns)
+            ).run(threads: 2)
+          }
+        }
+      }
+    }
+    try multiply(&b, rowStride: columns, columnStride: 1, to: &fromRows)
+    try multiply(&transposed, rowStride: 1, columnStride: depth, to: &fromColumns)
+    #expect(fromRows == fromColumns)
   }
 
   @Test("the number of threads changes no bit")

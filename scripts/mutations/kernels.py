@@ -9,11 +9,19 @@ EXP2 = "Sources/AttentionKernels/Exp2.swift"
 LAYOUT = "Sources/AttentionKernels/Layout.swift"
 MASKING = "Sources/AttentionKernels/Masking.swift"
 MULTIPLY = "Sources/AttentionKernels/Multiply.swift"
+MULTIPLY_TRANSPOSED = "Sources/AttentionKernels/MultiplyTransposed.swift"
 ROTARY = "Sources/AttentionKernels/Rotary.swift"
 SOFTMAX = "Sources/AttentionKernels/Softmax.swift"
 VECTORS = "Sources/CSwiftAttnShims/include/swiftattn_vectors.h"
 
 KERNELS = (
+    Mutation(
+        "multiply-transposed-keeps-its-columns",
+        "a single row after those of the tile finds nothing packed",
+        MULTIPLY_TRANSPOSED,
+        "product.rows > rows ? packed",
+        "product.rows > rows &+ 1 ? packed",
+    ),
     Mutation(
         "softmax-output-not-rescaled",
         "o keeps its size when the reference moves",

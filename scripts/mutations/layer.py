@@ -30,6 +30,20 @@ LAYER = (
         "start: start)",
     ),
     Mutation(
+        "product-first-rows-lack-the-rest-of-the-depth",
+        "rows multiplied while B is transposed miss what is left of the depth after whole vectors",
+        MATRIX_PASS,
+        "    if depth < part.depth {\n",
+        "    if depth == 0 {\n",
+    ),
+    Mutation(
+        "product-first-rows-twice",
+        "rows multiplied while B is transposed are added to again",
+        MATRIX_PASS,
+        "    part.rows -= rows\n    part.a += rows * part.aRowStride\n    part.c += rows * part.cStride\n",
+        "",
+    ),
+    Mutation(
         "product-last-block-alone",
         "of a long depth only the last block counts",
         MATRIX_PASS,

@@ -103,40 +103,31 @@ SA_INLINE uint64_t sa_mask_word(const uint8_t *mask, ptrdiff_t stride, ptrdiff_t
 SA_DEFINE_BIAS_WORD(f32, float, 16, uint16_t)
 SA_DEFINE_BIAS_WORD(f64, double, 8, uint8_t)
 
-/* Transposes of one square tile: destination row c, at destination + destination_offsets[c], receives element c of
- * every source row r, at source + source_offsets[r], each source row first multiplied by `factor`. Two stages stay
- * within 128-bit parts (unpack), two move whole parts: what both AVX2 and AVX-512 do in one instruction. */
+/* A square tile, one vector a row, is transposed in place. Two stages stay within 128-bit parts (unpack), two move
+ * whole parts: what both AVX2 and AVX-512 do in one instruction. */
 #define SA_EVEN_PARTS_F32(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
 #define SA_ODD_PARTS_F32(a, b) __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31)
 #define SA_EVEN_PARTS_F64(a, b) __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13)
 #define SA_ODD_PARTS_F64(a, b) __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15)
 
-/* Four vectors whose 128-bit parts form a 4 x 4 matrix: stores its transpose. */
-#define SA_STORE_TRANSPOSED_PARTS(name, KIND, p, q, r, s, c0, c1, c2, c3)                                              \
+/* Four vectors whose 128-bit parts form a 4 x 4 matrix: its transpose goes to four columns of the tile. */
+#define SA_TRANSPOSE_PARTS(name, KIND, p, q, r, s, c0, c1, c2, c3)                                                     \
   do {                                                                                                                 \
     sa_##name even_low = SA_EVEN_PARTS_##KIND(p, q), odd_low = SA_ODD_PARTS_##KIND(p, q);                              \
     sa_##name even_high = SA_EVEN_PARTS_##KIND(r, s), odd_high = SA_ODD_PARTS_##KIND(r, s);                            \
-    sa_##name t0 = SA_EVEN_PARTS_##KIND(even_low, even_high), t2 = SA_ODD_PARTS_##KIND(even_low, even_high);           \
-    sa_##name t1 = SA_EVEN_PARTS_##KIND(odd_low, odd_high), t3 = SA_ODD_PARTS_##KIND(odd_low, odd_high);               \
-    memcpy(destination + destination_offsets[c0], &t0, sizeof t0);                                                     \
-    memcpy(destination + destination_offsets[c1], &t1, sizeof t1);                                                     \
-    memcpy(destination + destination_offsets[c2], &t2, sizeof t2);                                                     \
-    memcpy(destination + destination_offsets[c3], &t3, sizeof t3);                                                     \
+    tile[c0] = SA_EVEN_PARTS_##KIND(even_low, even_high);                                                              \
+    tile[c1] = SA_EVEN_PARTS_##KIND(odd_low, odd_high);                                                                \
+    tile[c2] = SA_ODD_PARTS_##KIND(even_low, even_high);                                                               \
+    tile[c3] = SA_ODD_PARTS_##KIND(odd_low, odd_high);                                                                 \
   } while (0)
 
-SA_INLINE void sa_transpose_f32(const float *source, const ptrdiff_t *source_offsets, float *destination,
-                                const ptrdiff_t *destination_offsets, sa_f32 factor) {
-  sa_f32 rows[16], pairs[16], quads[16];
-#pragma unroll
-  for (int i = 0; i < 16; i++) {
-    memcpy(&rows[i], source + source_offsets[i], sizeof rows[i]);
-    rows[i] *= factor;
-  }
+SA_INLINE void sa_transpose_tile_f32(sa_f32 tile[16]) {
+  sa_f32 pairs[16], quads[16];
 #pragma unroll
   for (int i = 0; i < 16; i += 2) {
-    pairs[i] = __builtin_shufflevector(rows[i], rows[i + 1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+    pairs[i] = __builtin_shufflevector(tile[i], tile[i + 1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
     pairs[i + 1] =
-        __builtin_shufflevector(rows[i], rows[i + 1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+        __builtin_shufflevector(tile[i], tile[i + 1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
   }
 #pragma unroll
   for (int i = 0; i < 16; i += 4) {
@@ -150,26 +141,61 @@ SA_INLINE void sa_transpose_f32(const float *source, const ptrdiff_t *source_off
   }
 #pragma unroll
   for (int j = 0; j < 4; j++)
-    SA_STORE_TRANSPOSED_PARTS(f32, F32, quads[j], quads[j + 4], quads[j + 8], quads[j + 12], j, j + 4, j + 8, j + 12);
+    SA_TRANSPOSE_PARTS(f32, F32, quads[j], quads[j + 4], quads[j + 8], quads[j + 12], j, j + 4, j + 8, j + 12);
 }
 
-SA_INLINE void sa_transpose_f64(const double *source, const ptrdiff_t *source_offsets, double *destination,
-                                const ptrdiff_t *destination_offsets, sa_f64 factor) {
-  sa_f64 rows[8], pairs[8];
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    memcpy(&rows[i], source + source_offsets[i], sizeof rows[i]);
-    rows[i] *= factor;
-  }
+SA_INLINE void sa_transpose_tile_f64(sa_f64 tile[8]) {
+  sa_f64 pairs[8];
 #pragma unroll
   for (int i = 0; i < 8; i += 2) {
-    pairs[i] = __builtin_shufflevector(rows[i], rows[i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
-    pairs[i + 1] = __builtin_shufflevector(rows[i], rows[i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+    pairs[i] = __builtin_shufflevector(tile[i], tile[i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
+    pairs[i + 1] = __builtin_shufflevector(tile[i], tile[i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
   }
 #pragma unroll
   for (int j = 0; j < 2; j++)
-    SA_STORE_TRANSPOSED_PARTS(f64, F64, pairs[j], pairs[j + 2], pairs[j + 4], pairs[j + 6], j, j + 2, j + 4, j + 6);
+    SA_TRANSPOSE_PARTS(f64, F64, pairs[j], pairs[j + 2], pairs[j + 4], pairs[j + 6], j, j + 2, j + 4, j + 6);
 }
+
+/* sa_transpose: destination row c, at destination + destination_offsets[c], receives element c of every source row r,
+ * at source + source_offsets[r], each source row first multiplied by `factor`. sa_multiply_transposed_tile:
+ * sums[i][lane] += a[i][0] * b[lane][0] + a[i][1] * b[lane][1] + ..., in this order, for `rows` <= 8 rows of a, a
+ * constant to the compiler. The tile of b, whose rows are the lanes, is transposed in registers, and stored to
+ * packed[p][lane] unless that is NULL. */
+#define SA_DEFINE_TRANSPOSITIONS(name, scalar, lanes)                                                                  \
+  SA_INLINE void sa_transpose_##name(const scalar *source, const ptrdiff_t *source_offsets, scalar *destination,       \
+                                     const ptrdiff_t *destination_offsets, sa_##name factor) {                         \
+    sa_##name tile[lanes];                                                                                             \
+    _Pragma("unroll") for (int i = 0; i < lanes; i++) {                                                                \
+      memcpy(&tile[i], source + source_offsets[i], sizeof tile[i]);                                                    \
+      tile[i] *= factor;                                                                                               \
+    }                                                                                                                  \
+    sa_transpose_tile_##name(tile);                                                                                    \
+    _Pragma("unroll") for (int i = 0; i < lanes; i++) {                                                                \
+      memcpy(destination + destination_offsets[i], &tile[i], sizeof tile[i]);                                          \
+    }                                                                                                                  \
+  }                                                                                                                    \
+  SA_INLINE void sa_multiply_transposed_tile_##name(const scalar *a, ptrdiff_t a_stride, const scalar *b,              \
+                                                    ptrdiff_t b_stride, scalar *packed, ptrdiff_t packed_stride,       \
+                                                    int rows, scalar *sums) {                                          \
+    sa_##name tile[lanes], results[8];                                                                                 \
+    _Pragma("unroll") for (int i = 0; i < lanes; i++) { memcpy(&tile[i], b + i * b_stride, sizeof tile[i]); }          \
+    sa_transpose_tile_##name(tile);                                                                                    \
+    if (packed) {                                                                                                      \
+      _Pragma("unroll") for (int p = 0; p < lanes; p++) {                                                              \
+        memcpy(packed + p * packed_stride, &tile[p], sizeof tile[p]);                                                  \
+      }                                                                                                                \
+    }                                                                                                                  \
+    memcpy(results, sums, rows * sizeof results[0]);                                                                   \
+    _Pragma("unroll") for (int p = 0; p < lanes; p++) {                                                                \
+      _Pragma("unroll") for (int i = 0; i < rows; i++) {                                                               \
+        results[i] = SA_FMA((sa_##name)a[i * a_stride + p], tile[p], results[i]);                                      \
+      }                                                                                                                \
+    }                                                                                                                  \
+    memcpy(sums, results, rows * sizeof results[0]);                                                                   \
+  }
+
+SA_DEFINE_TRANSPOSITIONS(f32, float, 16)
+SA_DEFINE_TRANSPOSITIONS(f64, double, 8)
 
 /* The rounding and denormal modes of this thread, with the flags raised so far; Swift cannot reach the register. */
 SA_INLINE uint64_t sa_float_environment(void) {
@@ -203,6 +229,9 @@ SA_INLINE uint64_t sa_default_float_environment(void) {
 
 /* Fetches the line into the first-level cache; a hint, which no address makes fail. */
 SA_INLINE void sa_prefetch(const void *address) { __builtin_prefetch(address, 0, 3); }
+
+/* The same into the second level only, for a line that is used thousands of cycles later. */
+SA_INLINE void sa_prefetch_early(const void *address) { __builtin_prefetch(address, 0, 2); }
 
 /* The same of a line to be written, which leaves the caches of other cores. */
 SA_INLINE void sa_prefetch_to_write(const void *address) { __builtin_prefetch(address, 1, 3); }

@@ -24,7 +24,6 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
     let writesDirectly = product.c.columnStride == 1 && item.columns.count % Element.lanes == 0
     let step = writesDirectly ? item.rows.count : MatrixWorkspace<Element>.stagedRows
     let isWhole = product.depth <= blocking.depth
-    if isWhole { packB(0..<product.depth, item.columns, state) }
     for first in stride(from: item.rows.lowerBound, to: item.rows.upperBound, by: step) {
       let rows = first..<min(first + step, item.rows.upperBound)
       let block = MatrixPartition.Item(rows: rows, columns: item.columns)
@@ -35,8 +34,8 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
       var start = begin(block, in: target, writesDirectly: writesDirectly)
       for first in stride(from: 0, to: max(product.depth, 1), by: blocking.depth) {
         let depth = first..<min(first + blocking.depth, product.depth)
-        if !isWhole { packB(depth, item.columns, state) }
-        add(block, depth: depth, state, to: target, start)
+        let packs = !isWhole || rows.lowerBound == item.rows.lowerBound
+        add(block, depth: depth, packing: packs, state, to: target, start)
         start = .accumulator
         if control.shouldStop(participant: participant) { return }
       }
@@ -58,7 +57,7 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
       let destination = target.row(row)
       switch start.columnStride {
       case 0: destination.update(repeating: source.pointee, count: block.columns.count)
-      case 1: destination.update(from: source, count: block.columns.count)
+      case 1: destination.copy(from: source, count: block.columns.count)
       default:
         for column in 0..<block.columns.count { destination[column] = source[column * start.columnStride] }
       }
@@ -73,9 +72,9 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
     for lane in column..<end { row[lane] = 0 }
   }
 
-  /// target (+)= A[rows][depth] B[depth][columns], of which B has been packed
+  /// target (+)= A[rows][depth] B[depth][columns], of which B has been packed before unless it is `packing`.
   private func add(
-    _ block: MatrixPartition.Item, depth: Range<Int>, _ state: MatrixWorkspace<Element>,
+    _ block: MatrixPartition.Item, depth: Range<Int>, packing: Bool, _ state: MatrixWorkspace<Element>,
     to target: LaneMatrix<Element>, _ start: BlockProduct<Element>.Start
   ) {
     for first in stride(from: block.rows.lowerBound, to: block.rows.upperBound, by: blocking.rows) {
@@ -88,11 +87,12 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
       for panel in StripPanels(columns: block.columns.count, lanes: Element.lanes) {
         let lane = panel.firstVector * Element.lanes
         let b = state.panel(panel)
-        kernels.products.multiply(
-          BlockProduct(
-            a: a.base, rowStride: a.rowStride, depthStride: a.columnStride, rows: rows.count, depth: depth.count,
-            vectors: panel.vectors, b: b.base, bStride: b.stride, c: c + lane, cStride: target.stride,
-            start: start.lanes(from: lane)))
+        var part = BlockProduct(
+          a: a.base, rowStride: a.rowStride, depthStride: a.columnStride, rows: rows.count, depth: depth.count,
+          vectors: panel.vectors, b: b.base, bStride: b.stride, c: c + lane, cStride: target.stride,
+          start: start.lanes(from: lane))
+        if packing && first == block.rows.lowerBound { pack(panel, for: &part, depth, block.columns, state) }
+        kernels.products.multiply(part)
       }
     }
   }
@@ -108,25 +108,63 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
     return StridedMatrix(base: state.packedA, rows: a.rows, columns: a.columns, rowStride: stride)
   }
 
-  /// Packs panel by panel, so that the rows of each are next to each other.
-  private func packB(_ depth: Range<Int>, _ columns: Range<Int>, _ state: MatrixWorkspace<Element>) {
-    let b = product.b
-    for panel in StripPanels(columns: columns.count, lanes: Element.lanes) {
-      let first = columns.lowerBound + panel.firstVector * Element.lanes
-      let count = min(panel.vectors * Element.lanes, columns.upperBound - first)
-      let base = b.element(depth.lowerBound, first)
-      if b.columnStride == 1 {
-        for p in 0..<depth.count { state.offsets[p] = p * b.rowStride }
-        kernels.layout.pack(
-          ScatteredRows(base: base, offsets: state.offsets, stride: 1, rows: depth.count, columns: count),
-          state.panel(panel), 1)
-      } else {
-        for column in 0..<count { state.offsets[column] = column * b.columnStride }
-        kernels.layout.gather(
-          ScatteredRows(
-            base: base, offsets: state.offsets, stride: b.rowStride, rows: count, columns: depth.count),
-          state.panel(panel), 1)
-      }
+  /// Packs the panel of B that `part` is multiplied by. If it is to be transposed, and the kernels can, that is done on the way
+  /// by the product of the first rows, which `part` then has no more.
+  private func pack(
+    _ panel: StripPanels.Panel, for part: inout BlockProduct<Element>, _ depth: Range<Int>, _ columns: Range<Int>,
+    _ state: MatrixWorkspace<Element>
+  ) {
+    let first = columns.lowerBound + panel.firstVector * Element.lanes
+    let count = min(panel.vectors * Element.lanes, columns.upperBound - first)
+    let (b, target) = (product.b.element(depth.lowerBound, first), state.panel(panel))
+    // How much of the depth that kernel takes: whole vectors.
+    var transposed = 0
+    if product.transposesB(with: kernels.products), count == panel.vectors * Element.lanes {
+      transposed = part.depth / Element.lanes * Element.lanes
+    }
+    var rest = StridedMatrix(
+      base: b, rows: part.depth, columns: count, rowStride: product.b.rowStride, columnStride: product.b.columnStride)
+    rest.base += transposed * rest.rowStride
+    rest.rows -= transposed
+    if rest.rows > 0 { copy(rest, to: LaneMatrix(base: target.row(transposed), stride: target.stride), state) }
+    if transposed > 0 { multiplyFirstRows(of: &part, by: b, transposing: transposed, target) }
+  }
+
+  /// Multiplies the rows that the kernel takes by `depth` elements of B's columns and by what has been packed of the others.
+  private func multiplyFirstRows(
+    of part: inout BlockProduct<Element>, by b: UnsafePointer<Element>, transposing depth: Int,
+    _ panel: LaneMatrix<Element>
+  ) {
+    var first = part
+    first.b = b
+    first.bStride = product.b.columnStride
+    first.depth = depth
+    guard let rows = kernels.products.multiplyTransposed?(first, panel) else { return }
+    if depth < part.depth {
+      var rest = part
+      rest.rows = rows
+      rest.depth -= depth
+      rest.a += depth * rest.aDepthStride
+      rest.b += depth * rest.bStride
+      rest.start = .accumulator
+      kernels.products.multiply(rest)
+    }
+    part.rows -= rows
+    part.a += rows * part.aRowStride
+    part.c += rows * part.cStride
+  }
+
+  /// Copies part of B so that its columns are lanes.
+  private func copy(_ b: StridedMatrix<Element>, to panel: LaneMatrix<Element>, _ state: MatrixWorkspace<Element>) {
+    if b.columnStride == 1 {
+      for row in 0..<b.rows { state.offsets[row] = row * b.rowStride }
+      kernels.layout.pack(
+        ScatteredRows(base: b.base, offsets: state.offsets, stride: 1, rows: b.rows, columns: b.columns), panel, 1)
+    } else {
+      for column in 0..<b.columns { state.offsets[column] = column * b.columnStride }
+      kernels.layout.gather(
+        ScatteredRows(base: b.base, offsets: state.offsets, stride: b.rowStride, rows: b.columns, columns: b.rows),
+        panel, 1)
     }
   }
 
@@ -135,7 +173,7 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
     let base = c.element(block.rows.lowerBound, block.columns.lowerBound)
     if c.columnStride == 1 {
       for row in 0..<block.rows.count {
-        (base + row * c.rowStride).update(from: state.staging.row(row), count: block.columns.count)
+        (base + row * c.rowStride).copy(from: state.staging.row(row), count: block.columns.count)
       }
     } else {
       for column in 0..<block.columns.count { state.offsets[column] = column * c.columnStride }

@@ -46,14 +46,16 @@ package struct StridedMatrix<Element: ComputeElement>: @unchecked Sendable {
 ///
 /// How it is done. The register tiles of attention (`BlockProduct`) compute C's rows with the lanes along its columns. B is
 /// packed, a strip of columns and a block of the depth at a time, in panels of 3 vectors whose rows are next to each other.
+/// Where B's columns are its rows in memory (W^T), packing transposes: the product of the first rows does that on the way, in
+/// registers (`MultiplyTransposed.swift`), so that a decoding step, which has no other rows, packs nothing.
 /// A is read where it is, one scalar at a time, if its rows lie along the depth, as those of activations and weights do; else
 /// (dY^T) a block is copied, because every step of the depth would touch another page.
 ///
 ///     for each item (rows of C, strip of its columns):                       the threads' queue
 ///         for each block of the depth, up to 512:
-///             pack B[512][strip]                                             or gather, where B's columns are its rows
-///             for each 48 of the rows:
-///                 C[48][strip] += A[48][512] B[512][strip]                   8x3 tiles, panel by panel
+///             for each 48 of the rows, for each panel of the strip:
+///                 pack B[512][panel]                                         with the first 48 rows only
+///                 C[48][panel] += A[48][512] B[512][panel]                   8x3 tiles
 ///
 /// Bytes (f32): a packed strip of 4 panels is 393 KB and 48 rows of A 98 KB, together half of the second level. A panel of B,
 /// 512 * 48 * 4 = 98 KB, passes once for every 8 rows, in order: 192 bytes for 24 multiply-adds of vectors, a quarter of what
@@ -63,7 +65,7 @@ package struct StridedMatrix<Element: ComputeElement>: @unchecked Sendable {
 /// `MatrixBlocking` has the sizes.
 ///
 /// The product may as well be computed as C^T = B^T A^T. That packs A instead of B and leaves lanes along C's rows;
-/// the cheaper of the two is done. So a projection of few tokens transposes them and not its weights.
+/// the cheaper of the two is done. So a projection of as many tokens as fill vectors transposes them and not its weights.
 package struct MatrixProduct<Element: ComputeElement>: Sendable {
   package var a: StridedMatrix<Element>
   package var b: StridedMatrix<Element>
@@ -90,30 +92,38 @@ package struct MatrixProduct<Element: ComputeElement>: Sendable {
   }
 
   /// With the lanes along the dimension for which tiles, packing and writing take the fewest cycles.
-  var oriented: Self { estimatedCycles <= transposed.estimatedCycles ? self : transposed }
+  private func oriented(for kernels: ProductKernels<Element>) -> Self {
+    estimatedCycles(kernels) <= transposed.estimatedCycles(kernels) ? self : transposed
+  }
 
   /// A model of one core with two FMA units: lanes are padded to whole vectors, a copied element costs 1/8 of a cycle and a
-  /// transposed one 3/8 (six cycles for a vector of 16).
-  private var estimatedCycles: Double {
-    let padded = Double((columns + Element.lanes - 1) / Element.lanes * Element.lanes)
-    let products = Double(rows) * Double(depth) * padded / Double(2 * Element.lanes)
-    let packed = Double(depth) * Double(columns) * (b.columnStride == 1 ? 0.125 : 0.375)
+  /// transposed one 3/8 (six cycles for a vector of 16), or, on the way of the first rows, as much as 3.5 rows.
+  private func estimatedCycles(_ kernels: ProductKernels<Element>) -> Double {
+    let vectors = Double((columns + Element.lanes - 1) / Element.lanes)
     let written = Double(rows) * Double(columns) * (c.columnStride == 1 ? 0 : 0.375)
-    return products + packed + written
+    if transposesB(with: kernels) { return (Double(rows) + 3.5) * Double(depth) * vectors / 2 + written }
+    let packed = Double(depth) * Double(columns) * (b.columnStride == 1 ? 0.125 : 0.375)
+    return Double(rows) * Double(depth) * vectors / 2 + packed + written
+  }
+
+  /// Whether B's columns, which lie along the depth as A's rows do, are transposed by the product of the first rows.
+  func transposesB(with kernels: ProductKernels<Element>) -> Bool {
+    kernels.multiplyTransposed != nil && b.rowStride == 1 && b.columnStride != 1 && a.columnStride == 1
   }
 
   /// Computes C on at most `threads` threads.
   @inline(never)
   package func run(_ check: InterruptCheck? = nil, threads: Int = ThreadCount.current) throws(AttentionError) {
     guard rows > 0, columns > 0 else { return }
-    let product = oriented
-    let participants = ThreadPool.participants(cycles: product.estimatedCycles, upTo: threads)
+    let kernels = Element.kernels(try Dispatch.current())
+    let product = oriented(for: kernels.products)
+    let participants = ThreadPool.participants(cycles: product.estimatedCycles(kernels.products), upTo: threads)
     let blocking = MatrixBlocking(product)
     let partition = MatrixPartition(
       rows: product.rows, columns: product.columns, panel: BlockSize.vectorsPerPanel * Element.lanes,
       widest: blocking.widest, threads: participants)
     var pass = MatrixPass(
-      product: product, blocking: blocking, partition: partition, kernels: Element.kernels(try Dispatch.current()))
+      product: product, blocking: blocking, partition: partition, kernels: kernels)
     try pass.run(items: partition.count, check, participants: min(participants, partition.count))
   }
 }

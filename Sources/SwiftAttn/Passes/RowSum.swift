@@ -28,7 +28,7 @@ struct RowSum<Element: ComputeElement> {
     for key in 0..<keys.count {
       let (source, row) = (state.staging.row(key), destination + state.keyOffsets[key])
       if target.column == 1 {
-        row.update(from: source, count: dim)
+        row.copy(from: source, count: dim)
       } else {
         for d in 0..<dim { row[d * target.column] = source[d] }
       }

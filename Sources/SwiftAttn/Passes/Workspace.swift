@@ -26,3 +26,10 @@ struct Workspace: ~Copyable {
     LaneMatrix(base: take(rows * stride, of: T.self), stride: stride)
   }
 }
+
+extension UnsafeMutablePointer where Pointee: AttentionElement {
+  /// What `update(from:count:)` does with a call for every element.
+  func copy(from source: UnsafePointer<Pointee>, count: Int) {
+    UnsafeMutableRawPointer(self).copyMemory(from: source, byteCount: count * MemoryLayout<Pointee>.stride)
+  }
+}
