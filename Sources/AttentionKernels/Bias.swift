@@ -7,7 +7,7 @@ import AttentionBlocks
 /// scores[key][lane] += log2(e) * bias[lane][key].
 @inline(never)
 func addBias<V: LaneVector>(_ bias: ScatteredRows<V.Scalar>, _ panel: PanelScores<V.Scalar>, _: V.Type) {
-  let log2e = V(repeating: 1.4426950408889634)
+  let log2e: V.Scalar = 1.4426950408889634
   withTileScratch(matrixStride: V.lanes, V.self) { scratch in
     // The staging tile of transposeRows and its destination must not be the same memory.
     withUnsafeTemporaryAllocation(of: V.Scalar.self, capacity: V.lanes &* V.lanes) { buffer in

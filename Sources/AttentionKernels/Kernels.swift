@@ -19,7 +19,7 @@ private func table<V: LaneVector>(_: V.Type) -> KernelTable<V.Scalar> {
       multiplyVisibleKeys: { multiplyVisibleKeys($0, $1, V.self) },
       multiplyVisibleQueries: { multiplyVisibleQueries($0, $1, V.self) }),
     layout: LayoutKernels(
-      gather: { gather($0, $1, V(repeating: $2)) },
+      gather: { gather($0, $1, $2, V.self) },
       scatter: { scatter($0, $1, $2, V.self) },
       pack: { pack($0, $1, $2, V.self) },
       rotate: { rotate($0, V.Scalar.self) }),

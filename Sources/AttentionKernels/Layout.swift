@@ -43,12 +43,21 @@ func forEachTile(_ rows: Int, _ columns: Int, side: Int, _ body: (Int, Int, Int,
 func transposeRows<V: LaneVector>(
   _ rows: ScatteredRows<V.Scalar>, row: Int, column: Int,
   to destination: UnsafeMutablePointer<V.Scalar>, _ destinationOffsets: UnsafePointer<Int>,
-  _ factor: V, _ scratch: TileScratch<V>
+  _ factor: V.Scalar, _ scratch: TileScratch<V>
 ) {
   let rowCount = min(V.lanes, rows.rows &- row)
   let columnCount = min(V.lanes, rows.columns &- column)
+  let factors = V(repeating: factor)
   if rowCount == V.lanes && columnCount == V.lanes && rows.stride == 1 {
-    V.transpose(rows.base + column, rows.offsets + row, to: destination, destinationOffsets, factor: factor)
+    V.transpose(rows.base + column, rows.offsets + row, to: destination, destinationOffsets, factor: factors)
+    return
+  }
+  if rowCount <= fewRows(V.self) {
+    for c in 0..<V.lanes { V.zero.store(destination + destinationOffsets[c]) }
+    for r in 0..<rowCount {
+      let source = rows.base + (rows.offsets[row &+ r] &+ column &* rows.stride)
+      for c in 0..<columnCount { destination[destinationOffsets[c] &+ r] = source[c &* rows.stride] * factor }
+    }
     return
   }
   for r in 0..<V.lanes { V.zero.store(scratch.tile + r &* V.lanes) }
@@ -56,13 +65,17 @@ func transposeRows<V: LaneVector>(
     let source = rows.base + (rows.offsets[row &+ r] &+ column &* rows.stride)
     for c in 0..<columnCount { scratch.tile[r &* V.lanes &+ c] = source[c &* rows.stride] }
   }
-  V.transpose(scratch.tile, scratch.tileOffsets, to: destination, destinationOffsets, factor: factor)
+  V.transpose(scratch.tile, scratch.tileOffsets, to: destination, destinationOffsets, factor: factors)
 }
+
+/// Up to so many rows of a tile are moved one element after the other, as when a query is alone.
+@inline(__always)
+private func fewRows<V: LaneVector>(_: V.Type) -> Int { V.lanes / 8 }
 
 /// matrix[column][row] = rows[row][column] * factor. The matrix has room for whole tiles.
 @inline(never)
 func gather<V: LaneVector>(
-  _ rows: ScatteredRows<V.Scalar>, _ matrix: LaneMatrix<V.Scalar>, _ factor: V
+  _ rows: ScatteredRows<V.Scalar>, _ matrix: LaneMatrix<V.Scalar>, _ factor: V.Scalar, _: V.Type
 ) {
   withTileScratch(matrixStride: matrix.stride, V.self) { scratch in
     forEachTile(rows.rows, rows.columns, side: V.lanes) { row, column, _, _ in
@@ -84,6 +97,15 @@ func scatter<V: LaneVector>(
       let factor = V.load(factors + row)
       if rowCount == V.lanes && columnCount == V.lanes && rows.stride == 1 {
         V.transpose(source, scratch.matrixOffsets, to: rows.base + column, rows.offsets + row, factor: factor)
+        return
+      }
+      if rowCount <= fewRows(V.self) {
+        for r in 0..<rowCount {
+          let destination = rows.base + (rows.offsets[row &+ r] &+ column &* rows.stride)
+          for c in 0..<columnCount {
+            destination[c &* rows.stride] = source[c &* matrix.stride &+ r] * factors[row &+ r]
+          }
+        }
         return
       }
       V.transpose(source, scratch.matrixOffsets, to: scratch.tile, scratch.tileOffsets, factor: factor)

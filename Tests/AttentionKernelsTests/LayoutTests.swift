@@ -6,7 +6,7 @@ import Testing
 @Suite struct LayoutTests {
   @Test("rows go into lanes and come back, at every size and stride", arguments: tiers)
   func roundTrip(_ tier: InstructionSet) {
-    for rows in [1, 7, 8, 15, 16, 17, 48] {
+    for rows in [1, 2, 3, 7, 8, 15, 16, 17, 18, 48] {
       for columns in [1, 3, 8, 16, 21, 33] {
         for step in [1, 2] {
           roundTrip(tier, Float.self, rows, columns, step)

@@ -16,6 +16,13 @@ VECTORS = "Sources/CSwiftAttnShims/include/swiftattn_vectors.h"
 
 KERNELS = (
     Mutation(
+        "layout-few-rows-not-padded",
+        "lanes past the last of one or two rows keep what was there",
+        LAYOUT,
+        "    for c in 0..<V.lanes { V.zero.store(destination + destinationOffsets[c]) }\n",
+        "",
+    ),
+    Mutation(
         "multiply-transposed-keeps-its-columns",
         "a single row after those of the tile finds nothing packed",
         MULTIPLY_TRANSPOSED,
