@@ -21,13 +21,14 @@ public struct KernelTable<Element: AttentionElement>: Sendable {
 public struct ProductKernels<Element: AttentionElement>: Sendable {
   public typealias Product = BlockProduct<Element>
   public typealias Panel = PanelScores<Element>
+  public typealias MultiplyTransposed = @Sendable (Product, LaneMatrix<Element>) -> Int
 
   /// C = start + A * B.
   public let multiply: @Sendable (Product) -> Void
   /// C = start + A * B^T for as many rows as it returns: `b` is the first of B's rows, one for every lane, and `bStride` their
   /// distance. Along the depth, whole vectors, both A and B are contiguous. If those are not all rows, the matrix becomes B^T.
   /// Nil where the registers are too few for it.
-  public let multiplyTransposed: (@Sendable (Product, LaneMatrix<Element>) -> Int)?
+  public let multiplyTransposed: MultiplyTransposed?
   /// The same, skipping the pairs that the panel's visibility hides instead of multiplying by their zero, for blocks in
   /// which a hidden operand is not finite. Rows of C are head dims, p is a key, lanes are queries.
   public let multiplyVisibleKeys: @Sendable (Product, Panel) -> Void
@@ -36,7 +37,7 @@ public struct ProductKernels<Element: AttentionElement>: Sendable {
 
   public init(
     multiply: @escaping @Sendable (Product) -> Void,
-    multiplyTransposed: (@Sendable (Product, LaneMatrix<Element>) -> Int)?,
+    multiplyTransposed: MultiplyTransposed?,
     multiplyVisibleKeys: @escaping @Sendable (Product, Panel) -> Void,
     multiplyVisibleQueries: @escaping @Sendable (Product, Panel) -> Void
   ) {

@@ -39,7 +39,7 @@ private func table<V: LaneVector>(_: V.Type) -> KernelTable<V.Scalar> {
 @inline(__always)
 private func transposingMultiply<V: LaneVector>(
   _: V.Type
-) -> (@Sendable (BlockProduct<V.Scalar>, LaneMatrix<V.Scalar>) -> Int)? {
+) -> ProductKernels<V.Scalar>.MultiplyTransposed? {
   guard Target.holdsSquareTile else { return nil }
   return { multiplyTransposed($0, packed: $1, V.self) }
 }

@@ -36,9 +36,9 @@ protocol LaneVector: SendableMetatype {
   static func transpose(
     _ source: Source, _ sourceOffsets: UnsafePointer<Int>,
     to destination: Destination, _ destinationOffsets: UnsafePointer<Int>, factor: Self)
-  /// sums[i] += A's row i times the transpose of one square tile of B, in the order of the depth.
-  static func multiplyTransposedTile<let rows: Int>(
-    _ a: (first: Source, stride: Int), _ b: TransposedTile<Scalar>, _ sums: inout InlineArray<rows, Self>)
+  /// sums[i] += A's row i times the transpose of one square tile of B, in the order of the depth. `rows` is a constant.
+  static func multiplyTransposedTile(
+    _ a: (first: Source, stride: Int), _ b: TransposedTile<Scalar>, rows: Int, _ sums: Destination)
   static func biasWord(_ bias: Source, _ stride: Int, _ count: Int) -> UInt64
 }
 
@@ -90,14 +90,10 @@ extension SIMD16: LaneVector where Scalar == Float {
     sa_transpose_f32(source, sourceOffsets, destination, destinationOffsets, factor)
   }
   @inline(__always)
-  static func multiplyTransposedTile<let rows: Int>(
-    _ a: (first: Source, stride: Int), _ b: TransposedTile<Scalar>, _ sums: inout InlineArray<rows, Self>
+  static func multiplyTransposedTile(
+    _ a: (first: Source, stride: Int), _ b: TransposedTile<Scalar>, rows: Int, _ sums: Destination
   ) {
-    withUnsafeMutablePointer(to: &sums) {
-      let first = UnsafeMutableRawPointer($0).assumingMemoryBound(to: Scalar.self)
-      sa_multiply_transposed_tile_f32(
-        a.first, a.stride, b.base, b.stride, b.packed, b.packedStride, CInt(rows), first)
-    }
+    sa_multiply_transposed_tile_f32(a.first, a.stride, b.base, b.stride, b.packed, b.packedStride, CInt(rows), sums)
   }
   @inline(__always)
   static func biasWord(_ bias: Source, _ stride: Int, _ count: Int) -> UInt64 { sa_bias_word_f32(bias, stride, count) }
@@ -129,14 +125,10 @@ extension SIMD8: LaneVector where Scalar == Double {
     sa_transpose_f64(source, sourceOffsets, destination, destinationOffsets, factor)
   }
   @inline(__always)
-  static func multiplyTransposedTile<let rows: Int>(
-    _ a: (first: Source, stride: Int), _ b: TransposedTile<Scalar>, _ sums: inout InlineArray<rows, Self>
+  static func multiplyTransposedTile(
+    _ a: (first: Source, stride: Int), _ b: TransposedTile<Scalar>, rows: Int, _ sums: Destination
   ) {
-    withUnsafeMutablePointer(to: &sums) {
-      let first = UnsafeMutableRawPointer($0).assumingMemoryBound(to: Scalar.self)
-      sa_multiply_transposed_tile_f64(
-        a.first, a.stride, b.base, b.stride, b.packed, b.packedStride, CInt(rows), first)
-    }
+    sa_multiply_transposed_tile_f64(a.first, a.stride, b.base, b.stride, b.packed, b.packedStride, CInt(rows), sums)
   }
   @inline(__always)
   static func biasWord(_ bias: Source, _ stride: Int, _ count: Int) -> UInt64 { sa_bias_word_f64(bias, stride, count) }

@@ -68,7 +68,8 @@ func transposeRows<V: LaneVector>(
   V.transpose(scratch.tile, scratch.tileOffsets, to: destination, destinationOffsets, factor: factors)
 }
 
-/// Up to so many rows of a tile are moved one element after the other, as when a query is alone.
+/// Up to so many rows of a tile are moved one element after the other, as when a query is alone; twice as
+/// many gained nothing.
 @inline(__always)
 private func fewRows<V: LaneVector>(_: V.Type) -> Int { V.lanes / 8 }
 

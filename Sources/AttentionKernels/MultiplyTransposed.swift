@@ -51,9 +51,11 @@ private func multiplyTransposedRows<V: LaneVector, let rows: Int>(
     var step = 0
     while step < product.depth {
       for i in 0..<V.lanes { sa_prefetch_early(b + ((V.lanes &+ i) &* product.bStride &+ step)) }
-      V.multiplyTransposedTile(
-        (product.a + step, product.aRowStride),
-        TransposedTile(base: b + step, stride: product.bStride, packed: column, packedStride: packed.stride), &sums)
+      let tile = TransposedTile(base: b + step, stride: product.bStride, packed: column, packedStride: packed.stride)
+      withUnsafeMutablePointer(to: &sums) {
+        let sums = UnsafeMutableRawPointer($0).assumingMemoryBound(to: V.Scalar.self)
+        V.multiplyTransposedTile((product.a + step, product.aRowStride), tile, rows: rows, sums)
+      }
       column = column.map { $0 + V.lanes &* packed.stride }
       step &+= V.lanes
     }

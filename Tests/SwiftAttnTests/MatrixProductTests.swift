@@ -118,25 +118,32 @@ import Testing
     var b = try numbers.next([depth * columns]).elements as [Float]
     var transposed = [Float](repeating: 0, count: depth * columns)
     for p in 0..<depth { for column in 0..<columns { transposed[column * depth + p] = b[p * columns + column] } }
-    var fromRows = [Float](repeating: 0, count: rows * columns)
-    var fromColumns = fromRows
-    func multiply(_ b: inout [Float], rowStride: Int, columnStride: Int, to c: inout [Float]) throws {
-      try a.withUnsafeMutableBufferPointer { a in
-        try b.withUnsafeMutableBufferPointer { b in
-          try c.withUnsafeMutableBufferPointer { c in
-            try MatrixProduct(
-              a: StridedMatrix(base: a.baseAddress!, rows: rows, columns: depth, rowStride: depth),
-              b: StridedMatrix(
-                base: b.baseAddress!, rows: depth, columns: columns, rowStride: rowStride, columnStride: columnStride),
-              c: StridedMatrix(base: c.baseAddress!, rows: rows, columns: columns, rowStride: columns)
-            ).run(threads: 2)
-          }
+    let fromRows = try product(&a, &b, (rows, columns, depth), strides: (columns, 1), threads: 2)
+    let fromColumns = try product(&a, &transposed, (rows, columns, depth), strides: (1, depth), threads: 2)
+    #expect(fromRows == fromColumns)
+  }
+
+  /// A B with A's and C's rows contiguous and the given strides of B's rows and columns.
+  private func product(
+    _ a: inout [Float], _ b: inout [Float], _ shape: (rows: Int, columns: Int, depth: Int),
+    strides: (row: Int, column: Int), threads: Int
+  ) throws -> [Float] {
+    let (rows, columns, depth) = shape
+    var c = [Float](repeating: 0, count: rows * columns)
+    try a.withUnsafeMutableBufferPointer { a in
+      try b.withUnsafeMutableBufferPointer { b in
+        try c.withUnsafeMutableBufferPointer { c in
+          try MatrixProduct(
+            a: StridedMatrix(base: a.baseAddress!, rows: rows, columns: depth, rowStride: depth),
+            b: StridedMatrix(
+              base: b.baseAddress!, rows: depth, columns: columns, rowStride: strides.row,
+              columnStride: strides.column),
+            c: StridedMatrix(base: c.baseAddress!, rows: rows, columns: columns, rowStride: columns)
+          ).run(threads: threads)
         }
       }
     }
-    try multiply(&b, rowStride: columns, columnStride: 1, to: &fromRows)
-    try multiply(&transposed, rowStride: 1, columnStride: depth, to: &fromColumns)
-    #expect(fromRows == fromColumns)
+    return c
   }
 
   @Test("the number of threads changes no bit")
@@ -147,18 +154,7 @@ import Testing
     try takingTurns {
       var results: [[Float]] = []
       for threads in [1, 2, 3, 8] {
-        var c = [Float](repeating: 0, count: 200 * 210)
-        try a.withUnsafeMutableBufferPointer { a in
-          try b.withUnsafeMutableBufferPointer { b in
-            try c.withUnsafeMutableBufferPointer { c in
-              try MatrixProduct(
-                a: StridedMatrix(base: a.baseAddress!, rows: 200, columns: 300, rowStride: 300),
-                b: StridedMatrix(base: b.baseAddress!, rows: 300, columns: 210, rowStride: 210),
-                c: StridedMatrix(base: c.baseAddress!, rows: 200, columns: 210, rowStride: 210)
-              ).run(threads: threads)
-            }
-          }
-        }
+        let c = try product(&a, &b, (200, 210, 300), strides: (210, 1), threads: threads)
         results.append(c)
       }
       for result in results.dropFirst() { #expect(result == results[0]) }

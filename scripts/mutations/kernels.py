@@ -82,8 +82,8 @@ KERNELS = (
         "bias-in-natural-units",
         "bias is added without log2(e)",
         BIAS,
-        "V(repeating: 1.4426950408889634)",
-        "V(repeating: 1)",
+        "let log2e: V.Scalar = 1.4426950408889634",
+        "let log2e: V.Scalar = 1",
     ),
     Mutation(
         "bias-gradient-overwrites-broadcast",

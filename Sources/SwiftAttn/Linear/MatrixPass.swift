@@ -101,10 +101,7 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
   private func packed(_ a: StridedMatrix<Element>, _ state: MatrixWorkspace<Element>) -> StridedMatrix<Element> {
     guard a.columnStride == 1 || a.rowStride != 1 else { return packed(a.transposed, state).transposed }
     let stride = (a.columns + Element.lanes - 1) / Element.lanes * Element.lanes
-    for row in 0..<a.rows { state.offsets[row] = row * a.rowStride }
-    kernels.layout.pack(
-      ScatteredRows(base: a.base, offsets: state.offsets, stride: a.columnStride, rows: a.rows, columns: a.columns),
-      LaneMatrix(base: state.packedA, stride: stride), 1)
+    copyRows(of: a, to: LaneMatrix(base: state.packedA, stride: stride), state)
     return StridedMatrix(base: state.packedA, rows: a.rows, columns: a.columns, rowStride: stride)
   }
 
@@ -117,29 +114,29 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
     let first = columns.lowerBound + panel.firstVector * Element.lanes
     let count = min(panel.vectors * Element.lanes, columns.upperBound - first)
     let (b, target) = (product.b.element(depth.lowerBound, first), state.panel(panel))
+    let isWhole = count == panel.vectors * Element.lanes
+    let multiplyTransposed = isWhole ? product.transposing(kernels.products) : nil
     // How much of the depth that kernel takes: whole vectors.
-    var transposed = 0
-    if product.transposesB(with: kernels.products), count == panel.vectors * Element.lanes {
-      transposed = part.depth / Element.lanes * Element.lanes
-    }
+    let transposed = multiplyTransposed == nil ? 0 : part.depth / Element.lanes * Element.lanes
     var rest = StridedMatrix(
       base: b, rows: part.depth, columns: count, rowStride: product.b.rowStride, columnStride: product.b.columnStride)
     rest.base += transposed * rest.rowStride
     rest.rows -= transposed
     if rest.rows > 0 { copy(rest, to: LaneMatrix(base: target.row(transposed), stride: target.stride), state) }
-    if transposed > 0 { multiplyFirstRows(of: &part, by: b, transposing: transposed, target) }
+    guard let multiplyTransposed, transposed > 0 else { return }
+    multiplyFirstRows(of: &part, by: b, depth: transposed) { multiplyTransposed($0, target) }
   }
 
   /// Multiplies the rows that the kernel takes by `depth` elements of B's columns and by what has been packed of the others.
   private func multiplyFirstRows(
-    of part: inout BlockProduct<Element>, by b: UnsafePointer<Element>, transposing depth: Int,
-    _ panel: LaneMatrix<Element>
+    of part: inout BlockProduct<Element>, by b: UnsafePointer<Element>, depth: Int,
+    _ multiplyTransposed: (BlockProduct<Element>) -> Int
   ) {
     var first = part
     first.b = b
     first.bStride = product.b.columnStride
     first.depth = depth
-    guard let rows = kernels.products.multiplyTransposed?(first, panel) else { return }
+    let rows = multiplyTransposed(first)
     if depth < part.depth {
       var rest = part
       rest.rows = rows
@@ -156,16 +153,22 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
 
   /// Copies part of B so that its columns are lanes.
   private func copy(_ b: StridedMatrix<Element>, to panel: LaneMatrix<Element>, _ state: MatrixWorkspace<Element>) {
-    if b.columnStride == 1 {
-      for row in 0..<b.rows { state.offsets[row] = row * b.rowStride }
-      kernels.layout.pack(
-        ScatteredRows(base: b.base, offsets: state.offsets, stride: 1, rows: b.rows, columns: b.columns), panel, 1)
-    } else {
-      for column in 0..<b.columns { state.offsets[column] = column * b.columnStride }
-      kernels.layout.gather(
-        ScatteredRows(base: b.base, offsets: state.offsets, stride: b.rowStride, rows: b.columns, columns: b.rows),
-        panel, 1)
-    }
+    guard b.columnStride != 1 else { return copyRows(of: b, to: panel, state) }
+    for column in 0..<b.columns { state.offsets[column] = column * b.columnStride }
+    kernels.layout.gather(
+      ScatteredRows(base: b.base, offsets: state.offsets, stride: b.rowStride, rows: b.columns, columns: b.rows),
+      panel, 1)
+  }
+
+  private func copyRows(
+    of matrix: StridedMatrix<Element>, to target: LaneMatrix<Element>, _ state: MatrixWorkspace<Element>
+  ) {
+    for row in 0..<matrix.rows { state.offsets[row] = row * matrix.rowStride }
+    kernels.layout.pack(
+      ScatteredRows(
+        base: matrix.base, offsets: state.offsets, stride: matrix.columnStride, rows: matrix.rows,
+        columns: matrix.columns),
+      target, 1)
   }
 
   private func writeOut(_ block: MatrixPartition.Item, _ state: MatrixWorkspace<Element>) {

@@ -47,7 +47,7 @@ package struct StridedMatrix<Element: ComputeElement>: @unchecked Sendable {
 /// How it is done. The register tiles of attention (`BlockProduct`) compute C's rows with the lanes along its columns. B is
 /// packed, a strip of columns and a block of the depth at a time, in panels of 3 vectors whose rows are next to each other.
 /// Where B's columns are its rows in memory (W^T), packing transposes: the product of the first rows does that on the way, in
-/// registers (`MultiplyTransposed.swift`), so that a decoding step, which has no other rows, packs nothing.
+/// registers if they are enough (`MultiplyTransposed.swift`), so that a decoding step, which has no other rows, packs nothing.
 /// A is read where it is, one scalar at a time, if its rows lie along the depth, as those of activations and weights do; else
 /// (dY^T) a block is copied, because every step of the depth would touch another page.
 ///
@@ -97,18 +97,19 @@ package struct MatrixProduct<Element: ComputeElement>: Sendable {
   }
 
   /// A model of one core with two FMA units: lanes are padded to whole vectors, a copied element costs 1/8 of a cycle and a
-  /// transposed one 3/8 (six cycles for a vector of 16), or, on the way of the first rows, as much as 3.5 rows.
+  /// transposed one 3/8 (six cycles for a vector of 16), or, on the way of the first rows, as much as 3.5 rows (about 3 where B
+  /// is near; with 1.5, layers of 64 to 128 tokens lost 2 to 8 %).
   private func estimatedCycles(_ kernels: ProductKernels<Element>) -> Double {
     let vectors = Double((columns + Element.lanes - 1) / Element.lanes)
     let written = Double(rows) * Double(columns) * (c.columnStride == 1 ? 0 : 0.375)
-    if transposesB(with: kernels) { return (Double(rows) + 3.5) * Double(depth) * vectors / 2 + written }
+    if transposing(kernels) != nil { return (Double(rows) + 3.5) * Double(depth) * vectors / 2 + written }
     let packed = Double(depth) * Double(columns) * (b.columnStride == 1 ? 0.125 : 0.375)
     return Double(rows) * Double(depth) * vectors / 2 + packed + written
   }
 
-  /// Whether B's columns, which lie along the depth as A's rows do, are transposed by the product of the first rows.
-  func transposesB(with kernels: ProductKernels<Element>) -> Bool {
-    kernels.multiplyTransposed != nil && b.rowStride == 1 && b.columnStride != 1 && a.columnStride == 1
+  /// The kernel that transposes B on the way of the first rows, where B's columns lie along the depth as A's rows do.
+  func transposing(_ kernels: ProductKernels<Element>) -> ProductKernels<Element>.MultiplyTransposed? {
+    b.rowStride == 1 && b.columnStride != 1 && a.columnStride == 1 ? kernels.multiplyTransposed : nil
   }
 
   /// Computes C on at most `threads` threads.
@@ -122,8 +123,7 @@ package struct MatrixProduct<Element: ComputeElement>: Sendable {
     let partition = MatrixPartition(
       rows: product.rows, columns: product.columns, panel: BlockSize.vectorsPerPanel * Element.lanes,
       widest: blocking.widest, threads: participants)
-    var pass = MatrixPass(
-      product: product, blocking: blocking, partition: partition, kernels: kernels)
+    var pass = MatrixPass(product: product, blocking: blocking, partition: partition, kernels: kernels)
     try pass.run(items: partition.count, check, participants: min(participants, partition.count))
   }
 }
