@@ -178,6 +178,8 @@ import Testing
     }
     let large = MatrixPartition(rows: 2048, columns: 2048, panel: 48, widest: 768, threads: 3)
     #expect(large.count % 3 == 0 && large.columnsPerStrip >= 192, "uneven, or packed too often")
+    let low = MatrixPartition(rows: 16, columns: 512, panel: 48, widest: 192, threads: 2)
+    #expect(low.count % 2 == 0, "three strips of fewer rows than a block's unit, two of them for one thread")
   }
 
   @Test("no view, or one without axes, is a matrix of nothing")

@@ -31,10 +31,9 @@ struct MatrixPartition: Equatable, Sendable {
       let columnsPerStrip = min(width, columns)
       let strips = Double(columns) / Double(columnsPerStrip)
       for wanted in 1...max(1, min(8 * threads, rows / Self.rowUnit)) {
-        let rowsPerBlock = Self.rounded((rows + wanted - 1) / wanted)
+        let rowsPerBlock = min(Self.rounded((rows + wanted - 1) / wanted), rows)
         let share = strips * (Double(rows) / Double(rowsPerBlock)) / Double(threads)
-        let packing =
-          Self.packingRows / Double(min(rowsPerBlock, rows)) + Self.packingColumns / Double(columnsPerStrip)
+        let packing = Self.packingRows / Double(rowsPerBlock) + Self.packingColumns / Double(columnsPerStrip)
         let score = share / share.rounded(.up) / (1 + packing)
         if score > best.score { best = (score, rowsPerBlock, width) }
       }
