@@ -5,6 +5,8 @@
 #include "problem.h"
 
 #include <pthread.h>
+#include <time.h>
+#include <unistd.h>
 
 static const problem_spec small = {"small", 4, 2, 4, 2, 33, 65, 16, 24, SWIFTATTN_CAUSAL_NONE, WITH_BIAS | WITH_MASK};
 /* Long enough, at 8.6 GFLOP, for any processor to see the callback several times. */
@@ -168,6 +170,44 @@ static void check_layer_interruption(swiftattn_status (*call)(const layer_proble
   layer_free(&made);
 }
 
+/* The callback's context: it says stop when some time has passed. */
+typedef struct patience {
+  struct timespec start;
+  int calls;
+} patience;
+
+static int32_t out_of_patience(void *context) {
+  patience *self = (patience *)context;
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  self->calls++;
+  return (double)(now.tv_sec - self->start.tv_sec) + (double)(now.tv_nsec - self->start.tv_nsec) * 1e-9 > 0.3;
+}
+
+/* A call that waits for another thread, which has nearly all of the work, heeds the callback as well. Keys that share
+ * their memory are as many as one likes: of one sequence some, of the other more than there is time for. */
+static void check_interruption_of_waiting(int longer) {
+  static float numbers[2 * 16], computed[2 * 16];
+  const int64_t most = INT64_C(1) << 40;
+  int64_t lengths[2] = {1 << 20, 1 << 20};
+  lengths[longer] = most;
+  const swiftattn_tensor query = {numbers, SWIFTATTN_FLOAT32, 4, {2, 1, 1, 16}, {64, 64, 64, 4}};
+  const swiftattn_tensor key = {numbers, SWIFTATTN_FLOAT32, 4, {2, 1, most, 16}, {64, 64, 0, 4}};
+  const swiftattn_tensor out = {computed, SWIFTATTN_FLOAT32, 4, {2, 1, 1, 16}, {64, 64, 64, 4}};
+  const swiftattn_tensor key_lengths = {lengths, SWIFTATTN_INT64, 1, {2}, {8}};
+  patience seen = {{0, 0}, 0};
+  swiftattn_attention call = {.struct_size = sizeof call, .query = &query, .key = &key, .value = &key};
+  call.key_lengths = &key_lengths;
+  call.interrupted = out_of_patience;
+  call.interrupted_context = &seen;
+  clock_gettime(CLOCK_MONOTONIC, &seen.start);
+  CHECK(swiftattn_set_num_threads(2) == SWIFTATTN_OK, "%s", swiftattn_last_error());
+  const swiftattn_status status = swiftattn_attention_forward(&call, &out, NULL);
+  CHECK(status == SWIFTATTN_INTERRUPTED, "sequence %d is longer: status %d", longer, (int)status);
+  CHECK(seen.calls > 1, "sequence %d is longer: the callback was called %d times", longer, seen.calls);
+  CHECK(swiftattn_set_num_threads(0) == SWIFTATTN_OK, "%s", swiftattn_last_error());
+}
+
 /* A callback that never asks to stop changes nothing. */
 static void check_patience(void) {
   problem made;
@@ -198,5 +238,8 @@ int main(int count, char **arguments) {
   check_layer_interruption(layer_forward, "forward of a layer");
   check_layer_interruption(layer_backward, "backward of a layer");
   check_patience();
+  alarm(60); /* what cannot be interrupted would not end */
+  check_interruption_of_waiting(0);
+  check_interruption_of_waiting(1);
   return check_result("test_control");
 }

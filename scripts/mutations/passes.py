@@ -226,11 +226,18 @@ PASSES = (
         "guard UInt(bitPattern: data) % UInt(1) == 0 else",
     ),
     Mutation(
+        "waiting-ignores-interrupts",
+        "a caller that waits for its workers cannot be interrupted",
+        POOL,
+        "        if left != 1 { whileWaiting() }\n",
+        "",
+    ),
+    Mutation(
         "interrupt-not-asked",
         "the caller is never asked whether to stop",
         CONTROL,
-        "guard participant == 0, let check else { return isStopped }",
-        "guard participant < 0, let check else { return isStopped }",
+        "guard let check, !isStopped else { return }",
+        "guard let check, isStopped else { return }",
     ),
     Mutation(
         "missing-workspace-unnoticed",

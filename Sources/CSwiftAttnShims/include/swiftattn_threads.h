@@ -42,10 +42,14 @@ static inline int32_t sa_thread_start(void *(*entry)(void *), void *argument, si
  * that ties the handler to the library calling it, so it has to be called from code linked into the library. */
 static inline int32_t sa_at_fork_in_child(void (*handler)(void)) { return pthread_atfork(NULL, NULL, handler) == 0; }
 
-/* Sleeps while *word == expected; may also return for no reason. syscall() is variadic: Swift cannot call it. */
-static inline void sa_futex_wait(const void *word, uint32_t expected) {
+/* Sleeps while *word == expected, and at most so many nanoseconds unless that is 0; may also return for no reason.
+ * syscall() is variadic: Swift cannot call it. */
+static inline void sa_futex_wait(const void *word, uint32_t expected, uint64_t nanoseconds) {
   int saved = errno;
-  syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
+  struct timespec most;
+  most.tv_sec = (time_t)(nanoseconds / UINT64_C(1000000000));
+  most.tv_nsec = (long)(nanoseconds % UINT64_C(1000000000));
+  syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, nanoseconds ? &most : NULL, NULL, 0);
   errno = saved;
 }
 

@@ -16,6 +16,8 @@ extension ParallelPass where Self: ~Copyable {
         let call = ParallelCall(pass: UnsafePointer(pass), control: control)
         ThreadPool.run(participants: participants, sharing: call) { call, participant in
           call.pass.pointee.run(call.control.pointee, participant: participant)
+        } whileWaiting: { call in
+          call.control.pointee.poll()
         }
       }
     }
@@ -59,15 +61,21 @@ struct CallControl: ~Copyable {
 
   /// Called between key blocks. Only participant 0, the calling thread, may ask the caller; true: stop.
   func shouldStop(participant: Int) -> Bool {
-    guard participant == 0, let check else { return isStopped }
+    if participant == 0 { poll() }
+    return isStopped
+  }
+
+  /// Asks the caller whether to stop, if it is time to; on the calling thread, also while it waits for the others, one of
+  /// which may have by far the longest item.
+  func poll() {
+    guard let check, !isStopped else { return }
     let now = monotonicNanoseconds()
-    guard now - lastPoll.load(ordering: .relaxed) >= Self.pollNanoseconds else { return isStopped }
+    guard now - lastPoll.load(ordering: .relaxed) >= Self.pollNanoseconds else { return }
     lastPoll.store(now, ordering: .relaxed)
     if check.isInterrupted(check.context) != 0 {
       interrupted.store(true, ordering: .relaxed)
       stopped.store(true, ordering: .relaxed)
     }
-    return isStopped
   }
 
   /// Ends the call because a participant has no workspace, on which others may wait.

@@ -30,9 +30,12 @@ enum ThreadPool {
   ///
   /// `body` captures nothing: sharing a closure's captures would allocate, and what Swift cannot allocate ends the
   /// process. It may not fork and return in the child: the workers that it would wait for are not there.
+  ///
+  /// `whileWaiting(context)` is called now and then on the calling thread, when it has done its part and waits for workers.
   static func run<Context: ~Copyable>(
     participants: Int, sharing context: borrowing Context,
-    _ body: @escaping (_ context: borrowing Context, _ participant: Int) -> Void
+    _ body: @escaping (_ context: borrowing Context, _ participant: Int) -> Void,
+    whileWaiting: (_ context: borrowing Context) -> Void = { _ in }
   ) {
     guard participants > 1, pool.acquire() else { return body(context, 0) }
     let wanted = min(participants, ThreadCount.maximum) - 1
@@ -46,7 +49,7 @@ enum ThreadPool {
         withUnsafePointer(to: job) { job in
           pool.publish(job, tickets: min(wanted, workers))
           body(context.pointee, 0)
-          pool.complete()
+          pool.complete { whileWaiting(context.pointee) }
         }
       }
     }
@@ -81,6 +84,8 @@ private struct Pool: ~Copyable, @unchecked Sendable {
   /// Longer than the steps of a layer, or the ends of their threads, mostly lie apart: who sleeps between them wakes late.
   /// From 30 to 90 us, the layer's forward at 128 and 512 tokens gained 1 to 2 %; 200 us gained no more.
   private static let spinNanoseconds: UInt64 = 90_000
+  /// How often a caller that waits for its workers looks after something else.
+  private static let waitingNanoseconds: UInt64 = 5_000_000
 
   /// Whether a call has the pool.
   private let taken = Atomic<Bool>(false)
@@ -141,15 +146,16 @@ private struct Pool: ~Copyable, @unchecked Sendable {
   }
 
   /// Withdraws the tickets left, waits for the workers that drew one, and gives the pool back.
-  func complete() {
+  func complete(whileWaiting: () -> Void) {
     let final = tickets.exchange(0, ordering: .relaxed)
     let undrawn = (final >> 16) - (final & 0xFFFF)
     outstanding.subtract(2 * undrawn, ordering: .relaxed)
     if !SpinWait.spin(nanoseconds: Self.spinNanoseconds, until: { outstanding.load(ordering: .acquiring) == 0 }) {
       var left = outstanding.bitwiseOr(1, ordering: .acquiring).newValue
       while left != 1 {
-        withUnsafePointer(to: outstanding) { sa_futex_wait($0, left) }
+        withUnsafePointer(to: outstanding) { sa_futex_wait($0, left, Self.waitingNanoseconds) }
         left = outstanding.load(ordering: .acquiring)
+        if left != 1 { whileWaiting() }
       }
     }
     taken.store(false, ordering: .releasing)
@@ -198,7 +204,7 @@ private struct Pool: ~Copyable, @unchecked Sendable {
   private func park() {
     sleepers.add(1, ordering: .sequentiallyConsistent)
     let seen = tickets.load(ordering: .sequentiallyConsistent)
-    if !Self.offersTicket(seen) { withUnsafePointer(to: tickets) { sa_futex_wait($0, seen) } }
+    if !Self.offersTicket(seen) { withUnsafePointer(to: tickets) { sa_futex_wait($0, seen, 0) } }
     sleepers.subtract(1, ordering: .relaxed)
   }
 
