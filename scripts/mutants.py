@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ PROGRAMS = TREE.path / "build" / "cabi"
 # Those that find most come first.
 PROGRAM_NAMES = ["errors", "parity", "layer_errors", "layer", "cpp", "control", "environment", "allocation", "threads"]
 PROGRAM_NAMES += ["fork", "float_environment", "allocator", "pool_start", "thread_limits"]
-QUICK_PYTHON = ["errors", "views", "core", "layer_errors", "layer_state", "layer", "edges"]
+QUICK_PYTHON = ["errors", "views", "core", "layer_errors", "layer_state", "layer", "layer_frozen", "edges"]
 
 
 class Test(NamedTuple):
@@ -56,7 +57,7 @@ class Verdict(NamedTuple):
 
 
 def build_library() -> Run:
-    """Build the library and, the first time, the C programs, which find it through a link."""
+    """Build the library and, the first time in a run, the C programs, which find it through a link."""
     library = ("-c", "release", "--traits", "Embedded", "--product", "swiftattn", "--scratch-path", ".build-embedded")
     built = TREE.run("swift", "build", *library)
     if not built.passed or all((PROGRAMS / f"test_{name}").exists() for name in PROGRAM_NAMES):
@@ -142,6 +143,8 @@ def main() -> int:
     wanted = [mutation for mutation in MUTATIONS if only.search(mutation.name)]
     os.nice(19)
     TREE.update()
+    # Not those of a tree whose tests were others.
+    shutil.rmtree(PROGRAMS, ignore_errors=True)
     print("mutants: the tests without a mutation", flush=True)
     whole = try_stages("no mutation", "Sources/")
     if whole.outcome != "survived":
