@@ -24,10 +24,10 @@ class Case:
     """One row of cases.json.
 
     `op` is "forward" or "train" (forward and backward with the gradients of q, k and v), or "layer" or "layer train":
-    the same of self-attention with its four projections, with the gradients of the input and of all parameters. `mask`
-    is "none", "pad" (a boolean mask over the keys, the last quarter False), "lengths" (the same as key lengths) or
-    "bias" (an additive bias for every pair). `isa` names the tier to use, None the default one. `reach` is the figure
-    aimed at.
+    the same of self-attention with its four projections, with the gradients of the input and of all parameters; or
+    "layer frozen": "layer" with weights that were packed before, as peers pack theirs. `mask` is "none", "pad" (a
+    boolean mask over the keys, the last quarter False), "lengths" (the same as key lengths) or "bias" (an additive bias
+    for every pair). `isa` names the tier to use, None the default one. `reach` is the figure aimed at.
     """
 
     name: str
@@ -58,6 +58,11 @@ class Case:
     def trains(self) -> bool:
         """Whether gradients are computed too."""
         return self.op.endswith("train")
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the layer's weights are packed before."""
+        return self.op.endswith("frozen")
 
     @property
     def embed_dim(self) -> int:

@@ -68,6 +68,8 @@ def prepare_layer(case: Case, inputs: LayerInputs) -> Run:
     """A step of a layer's training without the update, or what serving a trained one does."""
     layer = swiftattn.MultiHeadAttention(case.embed_dim, case.H, dtype=inputs.x.dtype)
     layer.load_state_dict(inputs.parameters)
+    if case.is_frozen:
+        layer.freeze()
     x, dout = inputs.x, inputs.dout
 
     def infer() -> Any:

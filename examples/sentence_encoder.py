@@ -92,6 +92,7 @@ class EncoderLayer:
         state = from_bert(weights, f"{prefix}attention.")
         self.attention = swiftattn.MultiHeadAttention(len(state["out_proj.bias"]), heads)
         self.attention.load_state_dict(state)
+        self.attention.freeze()  # these weights never change
         self._attention_norm = LayerNorm.load(weights, f"{prefix}attention.output.LayerNorm", epsilon)
         self._expand = Linear.load(weights, f"{prefix}intermediate.dense")
         self._contract = Linear.load(weights, f"{prefix}output.dense")

@@ -15,6 +15,29 @@ public func swiftattn_mha_saved_bytes(
 }
 
 @c @implementation
+public func swiftattn_mha_packed_bytes(
+  _ parameters: UnsafePointer<swiftattn_mha_parameters>!, _ bytes: UnsafeMutablePointer<Int>!
+) -> swiftattn_status {
+  reportingStatus { () throws(AttentionError) in
+    let parameters = try LayerParameterViews(parameters, areGradients: false)
+    guard let bytes else { throw AttentionError(.invalidArgument, "bytes is NULL") }
+    bytes.pointee = try LayerOperator.packedBytes(parameters)
+  }
+}
+
+@c @implementation
+public func swiftattn_mha_pack(
+  _ parameters: UnsafePointer<swiftattn_mha_parameters>!, _ packed: UnsafeMutableRawPointer!, _ packed_bytes: Int
+) -> swiftattn_status {
+  reportingStatus { () throws(AttentionError) in
+    let parameters = try LayerParameterViews(parameters, areGradients: false)
+    guard let packed else { throw AttentionError(.invalidArgument, "packed is NULL") }
+    try LayerOperator.pack(
+      parameters, into: UnsafeMutableRawBufferPointer(start: packed, count: max(packed_bytes, 0)))
+  }
+}
+
+@c @implementation
 public func swiftattn_mha_forward(
   _ mha: UnsafePointer<swiftattn_mha>!, _ out: UnsafePointer<swiftattn_tensor>!,
   _ weights: UnsafePointer<swiftattn_tensor>!, _ saved: UnsafeMutableRawPointer!, _ saved_bytes: Int
@@ -50,10 +73,9 @@ extension LayerArguments {
     guard let causal = Causal(rawValue: fields.causal) else {
       throw AttentionError(.invalidArgument, "causal has the unknown value \(Int(fields.causal))")
     }
-    guard let parameters = fields.parameters else { throw AttentionError(.invalidArgument, "parameters is NULL") }
     var arguments = LayerArguments(
       headsQ: Int(fields.num_heads), headsKV: Int(fields.num_kv_heads == 0 ? fields.num_heads : fields.num_kv_heads),
-      parameters: try LayerParameterViews(parameters, areGradients: false),
+      parameters: try LayerParameterViews(fields.parameters, areGradients: false),
       query: try TensorView(required: fields.query, "query"))
     try arguments.key.read(fields.key, "key")
     try arguments.value.read(fields.value, "value")
@@ -64,12 +86,15 @@ extension LayerArguments {
     arguments.causal = causal
     arguments.addsZeroToken = fields.add_zero_attn != 0
     arguments.interruptCheck = InterruptCheck(fields.interrupted, fields.interrupted_context)
+    arguments.packed = fields.packed.map {
+      UnsafeRawBufferPointer(start: $0, count: Int(clamping: fields.packed_bytes))
+    }
     self = arguments
   }
 }
 
 extension LayerParameterViews {
-  init(_ parameters: UnsafePointer<swiftattn_mha_parameters>, areGradients: Bool) throws(AttentionError) {
+  init(_ parameters: UnsafePointer<swiftattn_mha_parameters>?, areGradients: Bool) throws(AttentionError) {
     let fields = try known(parameters, areGradients ? "gradients.parameters" : "parameters")
     self.init()
     try read(fields.query_weight, .queryWeight, areGradients)

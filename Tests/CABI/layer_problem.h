@@ -83,6 +83,8 @@ typedef struct layer_problem {
   array expected[LAYER_OPERAND_COUNT]; /* the outputs, FLOAT64 */
   void *saved;
   size_t saved_bytes;
+  void *packed; /* the weights, after layer_pack */
+  size_t packed_bytes;
 } layer_problem;
 
 /* The field of one of the ten parameters, QUERY_WEIGHT to VALUE_TOKEN. */
@@ -317,12 +319,32 @@ static inline void layer_solve(layer_problem *made) {
   reference_layer_free(&reference);
 }
 
+/* Packs the weights, in memory allocated to the byte, for calls with or without them. */
+static inline void layer_pack(layer_problem *made) {
+  CHECK(swiftattn_mha_packed_bytes(&made->parameters, &made->packed_bytes) == SWIFTATTN_OK, "%s",
+        swiftattn_last_error());
+  if (posix_memalign(&made->packed, SWIFTATTN_MHA_ALIGNMENT, made->packed_bytes)) {
+    perror("posix_memalign");
+    exit(EXIT_FAILURE);
+  }
+  memset(made->packed, PATTERN, made->packed_bytes);
+  CHECK(swiftattn_mha_pack(&made->parameters, made->packed, made->packed_bytes) == SWIFTATTN_OK, "%s",
+        swiftattn_last_error());
+}
+
+/* Whether the call reads the packed weights. */
+static inline void layer_use_packed(layer_problem *made, int uses) {
+  made->mha.packed = uses ? made->packed : NULL;
+  made->mha.packed_bytes = uses ? made->packed_bytes : 0;
+}
+
 static inline void layer_free(layer_problem *made) {
   for (int which = 0; which < LAYER_OPERAND_COUNT; which++) {
     array_free(&made->operands[which]);
     array_free(&made->expected[which]);
   }
   free(made->saved);
+  free(made->packed);
 }
 
 static inline swiftattn_status layer_forward(const layer_problem *made) {

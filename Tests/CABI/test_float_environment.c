@@ -93,7 +93,9 @@ static swiftattn_status run_attention(const void *made) {
 
 static swiftattn_status run_layer(const void *made) {
   const layer_problem *call = (const layer_problem *)made;
-  const swiftattn_status status = layer_forward(call);
+  swiftattn_status status = swiftattn_mha_pack(&call->parameters, call->packed, call->packed_bytes);
+  if (status == SWIFTATTN_OK)
+    status = layer_forward(call);
   return status == SWIFTATTN_OK ? layer_backward(call) : status;
 }
 
@@ -197,21 +199,22 @@ static const swiftattn_rope rope = {sizeof rope, 0, 10000, 1, 0, 3, 3};
 static const layer_spec layer_specs[] = {
     {"layer", 3, 2, 4, 2, 50, 50, 12, 12, 40, 40, 40, 40, &rope, SWIFTATTN_CAUSAL_TOP_LEFT,
      LAYER_HAS_BIASES | LAYER_HAS_TOKEN | LAYER_HAS_ZERO},
-    /* Nothing but values adds to the output: denormal tokens give denormals. */
+    /* Nothing but values times weights adds to the output: where either are denormal, so is that. */
     {"layer of denormals", 3, 2, 2, 2, 33, 65, 7, 8, 20, 24, 28, 20, NULL, SWIFTATTN_CAUSAL_NONE,
      LAYER_HAS_KEY | LAYER_HAS_VALUE},
 };
 
-static void check_layer(int32_t dtype, const layer_spec *spec) {
+/* With numbers of an operand that are denormal, if it is not negative. */
+static void check_layer(int32_t dtype, const layer_spec *spec, int denormal) {
   layer_problem made;
   layer_make(&made, spec, dtype, LAYOUT_DENSE);
-  const int of_denormals = spec->options & LAYER_HAS_VALUE;
-  array *value = &made.operands[LAYER_VALUE];
-  for (int64_t linear = 0; of_denormals && linear < tensor_count(&value->view); linear++)
-    flat_set(&value->view, linear, flat_get(&value->view, linear) * smallest_normal(dtype) / 64);
+  if (denormal >= 0)
+    array_scale(&made.operands[denormal], smallest_normal(dtype) / 64);
+  layer_pack(&made);
+  layer_use_packed(&made, 1);
   check_trial(
       (trial){spec->name, &made, &made.operands[LAYER_OUT], LAYER_OPERAND_COUNT - LAYER_OUT, run_layer, NULL, NULL});
-  if (of_denormals)
+  if (denormal >= 0)
     check_first_column(&made.operands[LAYER_OUT], spec->name);
   layer_free(&made);
 }
@@ -246,8 +249,9 @@ int main(void) {
     CHECK(swiftattn_set_isa(swiftattn_isa_name(tier)) == SWIFTATTN_OK, "%s", swiftattn_last_error());
     for (int32_t dtype = SWIFTATTN_FLOAT32; dtype <= SWIFTATTN_FLOAT64; dtype++) {
       check_attention(dtype);
-      for (size_t each = 0; each < sizeof layer_specs / sizeof *layer_specs; each++)
-        check_layer(dtype, &layer_specs[each]);
+      check_layer(dtype, &layer_specs[0], -1);
+      check_layer(dtype, &layer_specs[1], LAYER_VALUE);
+      check_layer(dtype, &layer_specs[1], OUT_WEIGHT);
     }
   }
   return check_result("test_float_environment");

@@ -32,6 +32,8 @@ static const layer_spec specs[] = {
      LAYER_HAS_VALUE | LAYER_HAS_BIASES | LAYER_HAS_MASK},
     {"decoding", 3, 3, 8, 2, 1, 200, 32, 32, 48, 48, 48, 48, NULL, SWIFTATTN_CAUSAL_BOTTOM_RIGHT,
      LAYER_HAS_KEY | LAYER_HAS_BIASES | LAYER_HAS_KEY_LENGTHS},
+    {"whole panels of packed weights", 3, 1, 4, 2, 9, 9, 32, 64, 20, 20, 20, 20, NULL, SWIFTATTN_CAUSAL_NONE,
+     LAYER_HAS_BIASES},
     {"one token each", 3, 5, 2, 2, 1, 1, 16, 16, 32, 32, 32, 32, &interleaved, SWIFTATTN_CAUSAL_NONE, LAYER_HAS_BIASES},
     {"rank 7", 7, 2, 2, 1, 5, 5, 4, 3, 7, 7, 7, 6, &half_split, SWIFTATTN_CAUSAL_NONE,
      SELF_OPTIONS | LAYER_HAS_BIAS | LAYER_HAS_KEY_LENGTHS},
@@ -71,6 +73,29 @@ static void check_outputs_left_out(layer_problem *made, const char *name) {
     CHECK(!memcmp(before, out->memory, out->bytes), "%s: out differs with other outputs, %d", name, kind);
   }
   free(before);
+}
+
+/* With packed weights, whichever tier packed them, outputs have the very same bits. */
+static void check_packed_weights(layer_problem *made, const char *name) {
+  unsigned char *before[LAYER_OPERAND_COUNT] = {NULL};
+  for (int which = LAYER_OUT; which < LAYER_OPERAND_COUNT; which++)
+    if (made->operands[which].memory)
+      before[which] = copy_of(&made->operands[which]);
+  layer_reset(made);
+  layer_use_packed(made, 1);
+  CHECK(layer_forward(made) == SWIFTATTN_OK && layer_backward(made) == SWIFTATTN_OK, "%s: packed weights: %s", name,
+        swiftattn_last_error());
+  CHECK(swiftattn_mha_forward(&made->mha, layer_view(made, LAYER_OUT), layer_view(made, LAYER_AVERAGE), NULL, 0) ==
+            SWIFTATTN_OK,
+        "%s: packed weights: %s", name, swiftattn_last_error());
+  layer_use_packed(made, 0);
+  for (int which = LAYER_OUT; which < LAYER_OPERAND_COUNT; which++) {
+    const array *output = &made->operands[which];
+    if (output->memory)
+      CHECK(!memcmp(before[which], output->memory, output->bytes), "%s: %s differs with packed weights", name,
+            layer_operand_name(which));
+    free(before[which]);
+  }
 }
 
 /* Each gradient alone, and all but it, have the very same bits. */
@@ -144,6 +169,7 @@ static void check_spec(const layer_spec *spec, int32_t dtype) {
     layer_make(&made[form], spec, dtype, (layout)form);
     layer_make(&fresh[form], spec, dtype, (layout)form);
     layer_solve(&made[form]);
+    layer_pack(&made[form]);
   }
   for (int32_t tier = 0; swiftattn_isa_name(tier); tier++) {
     const char *isa = swiftattn_isa_name(tier);
@@ -155,6 +181,7 @@ static void check_spec(const layer_spec *spec, int32_t dtype) {
       snprintf(name, sizeof name, "%s, %s, %s, %s", spec->name, dtype == SWIFTATTN_FLOAT32 ? "f32" : "f64",
                layout_names[form], isa);
       run(&made[form], &fresh[form], name);
+      check_packed_weights(&made[form], name);
       check_same_numbers(&made[LAYOUT_DENSE], &made[form], name);
     }
     check_outputs_left_out(&made[LAYOUT_DENSE], spec->name);
@@ -205,6 +232,14 @@ static void check_packed(const layer_spec *spec, int32_t dtype) {
   CHECK(layer_forward(&apart) == SWIFTATTN_OK && layer_backward(&apart) == SWIFTATTN_OK, "%s", swiftattn_last_error());
   CHECK(layer_forward(&packed) == SWIFTATTN_OK && layer_backward(&packed) == SWIFTATTN_OK, "%s",
         swiftattn_last_error());
+  array *const out = &packed.operands[LAYER_OUT];
+  unsigned char *before = copy_of(out);
+  memset(out->memory, PATTERN, out->bytes);
+  layer_pack(&packed);
+  layer_use_packed(&packed, 1);
+  CHECK(layer_forward(&packed) == SWIFTATTN_OK, "%s: %s", spec->name, swiftattn_last_error());
+  CHECK(!memcmp(before, out->memory, out->bytes), "%s: out differs with packed weights", spec->name);
+  free(before);
   for (int group = 2; group < 4; group++)
     for (int which = groups[group]; which < groups[group] + 3; which++) {
       const array *target = &packed.operands[which];

@@ -24,7 +24,7 @@ static const layer_spec good = {"good",
                                 LAYER_HAS_KEY | LAYER_HAS_VALUE | LAYER_HAS_BIASES | LAYER_HAS_TOKEN | LAYER_HAS_ZERO |
                                     LAYER_HAS_MASK | LAYER_HAS_BIAS | LAYER_HAS_KEY_LENGTHS};
 
-/* The arguments of all three functions. */
+/* The arguments of all functions but those in the problem itself. */
 typedef struct arguments {
   const swiftattn_mha *mha;
   const swiftattn_tensor *out, *weights, *dout;
@@ -66,6 +66,17 @@ static void edit_pointer(layer_problem *made, arguments *call, const edit *chang
   case BYTES_MISSING:
     call->bytes = NULL;
     break;
+  case PACKED_MISSING:
+    made->mha.packed = NULL;
+    break;
+  case PACKED_IS_SAVED:
+    made->mha.packed = call->saved;
+    break;
+  case PACKED_IS_WEIGHT: {
+    const uintptr_t weight = (uintptr_t)made->operands[QUERY_WEIGHT].view.data, mask = SWIFTATTN_MHA_ALIGNMENT - 1;
+    made->mha.packed = (void *)((weight + mask) & ~mask);
+    break;
+  }
   default:
     call->saved = NULL;
   }
@@ -78,6 +89,12 @@ static void edit_option(layer_problem *made, arguments *call, const edit *change
     break;
   case SAVED_BYTES:
     call->saved_bytes += (size_t)change->number;
+    break;
+  case PACKED_SHIFT:
+    made->mha.packed = (const char *)made->mha.packed + change->number;
+    break;
+  case PACKED_BYTES:
+    made->mha.packed_bytes += (size_t)change->number;
     break;
   case CAUSAL:
     made->mha.causal = (int32_t)change->number;
@@ -116,12 +133,20 @@ static void apply(layer_problem *made, arguments *call, const edit *change) {
     edit_option(made, call, change);
 }
 
-static swiftattn_status run(const arguments *call, int function) {
-  if (function == SIZING)
+static swiftattn_status run(const layer_problem *made, const arguments *call, int function) {
+  const swiftattn_mha *mha = &made->mha;
+  switch (function) {
+  case SIZING:
     return swiftattn_mha_saved_bytes(call->mha, call->bytes);
-  return function == FORWARD
-             ? swiftattn_mha_forward(call->mha, call->out, call->weights, call->saved, call->saved_bytes)
-             : swiftattn_mha_backward(call->mha, call->saved, call->saved_bytes, call->dout, call->gradients);
+  case PACK_SIZING:
+    return swiftattn_mha_packed_bytes(mha->parameters, call->bytes);
+  case PACKING:
+    return swiftattn_mha_pack(mha->parameters, (void *)(uintptr_t)mha->packed, mha->packed_bytes);
+  case FORWARD:
+    return swiftattn_mha_forward(call->mha, call->out, call->weights, call->saved, call->saved_bytes);
+  default:
+    return swiftattn_mha_backward(call->mha, call->saved, call->saved_bytes, call->dout, call->gradients);
+  }
 }
 
 /* `saved` has room for what a shift takes. */
@@ -143,12 +168,15 @@ static void check_bad_call(int number, int function, unsigned char *saved, size_
   arguments unedited = call;
   made.mha.rope = &call.rope;
   memset(saved, PATTERN, room);
+  layer_pack(&made);
+  layer_use_packed(&made, 1);
+  memset(made.packed, PATTERN, made.packed_bytes);
   for (const edit *change = bad->edits; change->what != NOTHING; change++) {
     apply(&made, &call, change);
     if (change->what == ELEMENT)
       apply(&fresh, &unedited, change);
   }
-  const swiftattn_status status = run(&call, function);
+  const swiftattn_status status = run(&made, &call, function);
   const char *message = swiftattn_last_error();
   CHECK(status == bad->status, "bad call %d (%s, function %d): status %d instead of %d, message \"%s\"", number,
         bad->names, function, (int)status, (int)bad->status, message);
@@ -160,8 +188,10 @@ static void check_bad_call(int number, int function, unsigned char *saved, size_
   size_t written = 0;
   for (size_t byte = 0; byte < room; byte++)
     written += saved[byte] != PATTERN;
-  CHECK(!written && bytes == 12345, "bad call %d (%s, function %d): %zu bytes were saved", number, bad->names, function,
-        written);
+  for (size_t byte = 0; byte < made.packed_bytes; byte++)
+    written += ((unsigned char *)made.packed)[byte] != PATTERN;
+  CHECK(!written && bytes == 12345, "bad call %d (%s, function %d): %zu bytes were saved or packed", number, bad->names,
+        function, written);
   layer_free(&made);
   layer_free(&fresh);
 }
@@ -171,6 +201,8 @@ static void check_good_call(void) {
   layer_problem made;
   layer_make(&made, &good, SWIFTATTN_FLOAT32, LAYOUT_DENSE);
   layer_solve(&made);
+  layer_pack(&made);
+  layer_use_packed(&made, 1);
   CHECK(layer_forward(&made) == SWIFTATTN_OK, "%s", swiftattn_last_error());
   CHECK(layer_backward(&made) == SWIFTATTN_OK, "%s", swiftattn_last_error());
   for (int which = LAYER_OUT; which < LAYER_OPERAND_COUNT; which++)
@@ -190,7 +222,7 @@ static void check_bad_calls(void) {
   }
   layer_free(&made);
   for (int number = 0; number < (int)(sizeof layer_bad_calls / sizeof *layer_bad_calls); number++)
-    for (int function = FORWARD; function <= SIZING; function *= 2)
+    for (int function = FORWARD; function <= PACKING; function *= 2)
       if (layer_bad_calls[number].calls & function)
         check_bad_call(number, function, (unsigned char *)saved, room);
   free(saved);
@@ -259,6 +291,9 @@ static void check_hostile_layer(const hostile_call *call, const swiftattn_tensor
   mha.key = key;
   size_t bytes = 0;
   CHECK(swiftattn_mha_saved_bytes(&mha, &bytes) == call->sizing, "%s: %s", call->what, swiftattn_last_error());
+  size_t packed_bytes = 0;
+  CHECK(swiftattn_mha_packed_bytes(&parameters, &packed_bytes) == SWIFTATTN_OK && packed_bytes > 0, "%s: %s",
+        call->what, swiftattn_last_error());
 
   swiftattn_tensor out = *query, weight_gradient = weight, query_gradient = *query;
   out.shape[call->rank - 1] = 5;

@@ -55,6 +55,9 @@ static swiftattn_status saved_unseen(void) { return layer_backward(&unseen); }
 static swiftattn_status unsaved_layer(void) {
   return swiftattn_mha_forward(&layer.mha, layer_view(&layer, LAYER_OUT), layer_view(&layer, LAYER_AVERAGE), NULL, 0);
 }
+static swiftattn_status packing_layer(void) {
+  return swiftattn_mha_pack(&layer.parameters, layer.packed, layer.packed_bytes);
+}
 static swiftattn_status settings(void) {
   size_t bytes;
   return swiftattn_kernel_id(0) && swiftattn_set_isa(swiftattn_get_isa()) == SWIFTATTN_OK &&
@@ -109,6 +112,9 @@ static swiftattn_status bad_layer_backward(void) {
   return swiftattn_mha_backward(&layer.mha, layer.saved, layer.saved_bytes - 1, layer_view(&layer, LAYER_DOUT),
                                 &layer.gradients);
 }
+static swiftattn_status bad_packing(void) {
+  return swiftattn_mha_pack(&layer.parameters, layer.packed, layer.packed_bytes - 1);
+}
 static swiftattn_status unknown_isa(void) { return swiftattn_set_isa("itanium"); }
 
 /* With no memory at all. */
@@ -126,6 +132,8 @@ static swiftattn_status starved_backward(void) { return starved(small_backward);
 static swiftattn_status starved_layer(void) { return starved(unsaved_layer); }
 static swiftattn_status starved_layer_backward(void) { return starved(saved_layer); }
 
+static swiftattn_status starved_packing(void) { return starved(packing_layer); }
+
 typedef struct kind {
   const char *name;
   swiftattn_status (*call)(void);
@@ -142,6 +150,7 @@ static const kind kinds[] = {
     {"layer backward", saved_layer, SWIFTATTN_OK},
     {"layer with unseen tokens", saving_unseen, SWIFTATTN_OK},
     {"layer backward with unseen tokens", saved_unseen, SWIFTATTN_OK},
+    {"packing", packing_layer, SWIFTATTN_OK},
     {"settings", settings, SWIFTATTN_OK},
     {"forward, argument", bad_argument_forward, SWIFTATTN_INVALID_ARGUMENT},
     {"backward, argument", bad_argument_backward, SWIFTATTN_INVALID_ARGUMENT},
@@ -153,11 +162,13 @@ static const kind kinds[] = {
     {"backward, interrupted", interrupted_backward, SWIFTATTN_INTERRUPTED},
     {"layer, argument", bad_layer, SWIFTATTN_INVALID_ARGUMENT},
     {"layer backward, argument", bad_layer_backward, SWIFTATTN_INVALID_ARGUMENT},
+    {"packing, argument", bad_packing, SWIFTATTN_INVALID_ARGUMENT},
     {"isa", unknown_isa, SWIFTATTN_UNSUPPORTED_ISA},
     {"forward, memory", starved_forward, SWIFTATTN_OUT_OF_MEMORY},
     {"backward, memory", starved_backward, SWIFTATTN_OUT_OF_MEMORY},
     {"layer, memory", starved_layer, SWIFTATTN_OUT_OF_MEMORY},
     {"layer backward, memory", starved_layer_backward, SWIFTATTN_OUT_OF_MEMORY},
+    {"packing, memory", starved_packing, SWIFTATTN_OUT_OF_MEMORY},
 };
 
 /* Without what is kept between calls. */
@@ -208,6 +219,7 @@ int main(int count, char **arguments) {
     problem_make(&problems[each], &specs[each], SWIFTATTN_FLOAT32, LAYOUT_DENSE);
   problem_make(&long_problem, &long_spec, SWIFTATTN_FLOAT64, LAYOUT_DENSE);
   layer_make(&layer, &of_layer, SWIFTATTN_FLOAT32, LAYOUT_DENSE);
+  layer_pack(&layer);
   layer_make(&unseen, &of_unseen, SWIFTATTN_FLOAT64, LAYOUT_DENSE);
   CHECK(swiftattn_set_num_threads(2) == SWIFTATTN_OK, "%s", swiftattn_last_error());
   for (size_t each = 0; each < sizeof kinds / sizeof *kinds; each++)

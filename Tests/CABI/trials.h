@@ -121,6 +121,11 @@ static inline swiftattn_status trial_backward(const void *made) { return problem
 static inline swiftattn_status trial_saving(const void *made) { return layer_forward((const layer_problem *)made); }
 static inline swiftattn_status trial_saved(const void *made) { return layer_backward((const layer_problem *)made); }
 
+static inline swiftattn_status trial_packing(const void *made) {
+  const layer_problem *layer = (const layer_problem *)made;
+  return swiftattn_mha_pack(&layer->parameters, layer->packed, layer->packed_bytes);
+}
+
 static inline swiftattn_status trial_unsaved(const void *made) {
   const layer_problem *layer = (const layer_problem *)made;
   return swiftattn_mha_forward(&layer->mha, layer_view(layer, LAYER_OUT), layer_view(layer, LAYER_AVERAGE), NULL, 0);
@@ -148,6 +153,14 @@ static inline void check_layer_refusals(const layer_spec *spec, int32_t dtype, c
   check_refusals(&tried, by, threads);
   tried.name = "backward", tried.call = trial_saved;
   tried.first_output = FIRST_GRADIENT, tried.end_output = LAYER_OPERAND_COUNT;
+  check_refusals(&tried, by, threads);
+  layer_pack(&made);
+  tried.name = "packing", tried.call = trial_packing;
+  tried.first_output = LAYER_OPERAND_COUNT;
+  check_refusals(&tried, by, threads);
+  layer_use_packed(&made, 1);
+  tried.name = "forward of packed weights", tried.call = trial_unsaved;
+  tried.first_output = LAYER_OUT, tried.end_output = FIRST_GRADIENT;
   check_refusals(&tried, by, threads);
   layer_free(&made);
 }

@@ -27,7 +27,7 @@ static inline int32_t interrupter_ask(void *context) {
 
 /* Which calls fail for what was edited, as libFuzzer's counters: the library's own branches do not tell operands apart,
  * which share one check. */
-enum { FUZZED_CALLS = 5, FUZZED_SUBJECTS = 64 };
+enum { FUZZED_CALLS = 7, FUZZED_SUBJECTS = 64 };
 __attribute__((section("__libfuzzer_extra_counters"))) static uint8_t refusals[FUZZED_CALLS][FUZZED_SUBJECTS];
 
 /* An operand of a fuzzed call, or what of the call itself. */

@@ -2,7 +2,7 @@
 #ifndef FUZZ_LAYER_H
 #define FUZZ_LAYER_H
 
-#include "layer_edit.h"
+#include "fuzz_packing.h"
 #include "layer_oracle.h"
 
 /* Structs that end where they say. */
@@ -95,13 +95,15 @@ static inline int fuzz_layer_backward(layer_call *call) {
   return made.status == SWIFTATTN_OK;
 }
 
-/* The same bits with another number of threads, also where nothing is saved. */
+/* The same bits with another number of threads, also where nothing is saved and weights are not packed. */
 static inline void layer_repeat(layer_call *call, int threads, int is_saved) {
   const layer_results *results = &call->results;
   const int before = swiftattn_get_num_threads();
+  swiftattn_mha mha = *call->mha;
+  mha.packed = NULL;
   swiftattn_set_num_threads(threads);
   arena_remember(&call->of->all);
-  CHECK(swiftattn_mha_forward(call->mha, results->out, results->weights, is_saved ? results->saved.data : NULL,
+  CHECK(swiftattn_mha_forward(&mha, results->out, results->weights, is_saved ? results->saved.data : NULL,
                               (size_t)results->saved.shape[0]) == SWIFTATTN_OK,
         "%s", swiftattn_last_error());
   arena_check(&call->of->all, "the same call of the layer with another number of threads");
@@ -179,6 +181,7 @@ static inline void fuzz_layer(reader *from) {
     const size_t bytes = layer_size(&call);
     call.results.needed = bytes ? bytes : call.results.needed;
   }
+  fuzz_packing(&call, read_byte(from));
   layer_run(&call, edits, count, stage);
   arena_free(&of.all);
 }

@@ -108,6 +108,36 @@ static inline void judge_layer_options(verdict *found, const swiftattn_mha *mha,
   made->weights.lengths[rank - 1] += (mha->parameters->key_token != NULL) + (mha->add_zero_attn != 0);
 }
 
+/* The weights, as packing takes them. How many bytes they take packed, 0 when they are bad. */
+static inline size_t judge_weights(verdict *found, const swiftattn_mha_parameters *given) {
+  judge_that(found, given && given->struct_size == sizeof *given);
+  if (found->is_bad)
+    return 0;
+  const swiftattn_tensor *weights[] = {given->query_weight, given->key_weight, given->value_weight, given->out_weight};
+  const int32_t dtype = weights[0] ? weights[0]->dtype : 0;
+  judge_that(found, dtype_is_real(dtype));
+  size_t lanes = dtype == SWIFTATTN_FLOAT32 ? 16 : 8, elements = 0;
+  for (int each = 0; each < 4; each++) {
+    if (judge_required(found, weights[each], dtype, 0))
+      judge_that(found,
+                 weights[each]->rank == 2 && weights[each]->shape[0] <= 1 << 30 && weights[each]->shape[1] <= 1 << 30);
+    if (!found->is_bad)
+      elements += ((size_t)weights[each]->shape[0] + lanes - 1) / lanes * lanes *
+                  (((size_t)weights[each]->shape[1] + lanes - 1) / lanes * lanes);
+  }
+  return found->is_bad ? 0 : (elements ? elements : 1) * dtype_size(dtype);
+}
+
+/* Memory that has packed weights, or is to have them. */
+static inline void judge_packed(verdict *found, const swiftattn_tensor *packed, size_t needed, int is_output) {
+  judge_that(found, (size_t)packed->shape[0] >= needed && (uintptr_t)packed->data % SWIFTATTN_MHA_ALIGNMENT == 0);
+  judge_tensor(found, packed, is_output);
+}
+
+static inline swiftattn_tensor view_of_bytes(const void *data, size_t count) {
+  return (swiftattn_tensor){(void *)(uintptr_t)data, SWIFTATTN_BOOL, 1, {(int64_t)count}, {1}};
+}
+
 typedef struct layer_results {
   const swiftattn_tensor *out, *weights, *dout;
   swiftattn_tensor saved; /* the bytes that are there */
@@ -130,6 +160,10 @@ static inline verdict judge_layer_forward(arena *all, const swiftattn_mha *mha, 
   judge_that(&found, results->out != NULL);
   if (found.is_bad)
     return found;
+  if (mha->packed) {
+    const swiftattn_tensor packed = view_of_bytes(mha->packed, mha->packed_bytes);
+    judge_packed(&found, &packed, judge_weights(&found, mha->parameters), 0);
+  }
   judge_exact(&found, results->out, made.out, made.dtype, 1);
   if (results->weights && results->weights->rank == made.weights.rank - 1) {
     /* Averaged: without the axis of heads. */

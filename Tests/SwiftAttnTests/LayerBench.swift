@@ -57,7 +57,7 @@ final class LayerBench<T: ComputeElement> {
     let outGradient = view(try layerCase.outGradient(T.self))
     let out = view(try Tensor(repeating: .nan, shape: outGradient.shape.lengths))
     let saved = UnsafeMutableRawBufferPointer.allocate(
-      byteCount: try LayerOperator.savedBytes(arguments), alignment: LayerOperator.savedAlignment)
+      byteCount: try LayerOperator.savedBytes(arguments), alignment: LayerOperator.memoryAlignment)
     defer { saved.deallocate() }
     try LayerOperator.forward(arguments, out: out, weights: nil, saved: saved)
     var gradients = LayerGradients()

@@ -140,6 +140,10 @@ extension LayerCase {
     LayerCase(name: "keys of no numbers", widths: (6, 0, 7, 5)),
   ]
 
+  /// Widths of whole panels of packed weights.
+  static let wholePanels: LayerCase = .selfAttention(
+    "whole panels", length: 9, heads: (4, 2), headDims: (32, 64), width: 24)
+
   /// Several blocks of keys, and head dims on either side of a vector.
   static let large: [LayerCase] = [
     .selfAttention("blocks of keys", batch: [1], length: 130, heads: (2, 1), headDims: (17, 9), width: 20).with {

@@ -248,6 +248,18 @@ import Testing
       $0.saved = UnsafeMutableRawBufferPointer(rebasing: $0.saved[..<1763])
     },
     argument("saved has no memory") { $0.saved = UnsafeMutableRawBufferPointer(start: nil, count: 0) },
+    argument("packed is misaligned: it must lie at a multiple of 64 bytes", on: .forward) {
+      $0.arguments.packed = UnsafeRawBufferPointer(start: UnsafeRawPointer(bitPattern: 0x90_0020), count: 1 << 20)
+    },
+    argument("packed has 4095 bytes but needs 4096", on: .forward) {
+      $0.arguments.packed = UnsafeRawBufferPointer(start: UnsafeRawPointer(bitPattern: 0x90_0000), count: 4095)
+    },
+    argument("packed has no memory", on: .forward) {
+      $0.arguments.packed = UnsafeRawBufferPointer(start: nil, count: 0)
+    },
+    argument("saved overlaps packed in memory", on: .forward) {
+      $0.arguments.packed = UnsafeRawBufferPointer($0.saved)
+    },
     shape("dout has shape (2, 3, 6) but must have (2, 3, 9)", on: .backward) { $0.outGradient.shape[2] = 6 },
     type("dout has dtype float64 but must have float32", on: .backward) { $0.outGradient.type = .float64 },
     argument("a key gradient was asked for, but key was not given", on: .backward) {
@@ -328,6 +340,42 @@ import Testing
             call.arguments, saved: UnsafeRawBufferPointer(call.saved), outGradient: call.outGradient,
             into: call.gradients)
         }
+      }
+    }
+  }
+
+  private static let packing: [BadCall] =
+    shapes.keys.filter(\.isWeight).flatMap { weight in
+      [
+        argument("\(weight.name) is missing") { $0.arguments.parameters[weight] = nil },
+        shape("\(weight.name) has shape (3,) but must have two dimensions") {
+          $0.arguments.parameters[weight] = fakeView([3])
+        },
+        argument("packed overlaps \(weight.name) in memory") {
+          $0.arguments.parameters[weight] = fakeView([9, 12], address: Int(bitPattern: $0.saved.baseAddress))
+        },
+      ]
+    } + [
+      type("query_weight has dtype bool; a layer takes float32 or float64") {
+        $0.arguments.parameters[.queryWeight]?.type = .bool
+      },
+      type("key_weight has dtype float64 but must have float32") {
+        $0.arguments.parameters[.keyWeight]?.type = .float64
+      },
+      argument("packed has no memory") { $0.saved = UnsafeMutableRawBufferPointer(start: nil, count: 0) },
+      argument("packed is misaligned: it must lie at a multiple of 64 bytes") {
+        $0.saved = UnsafeMutableRawBufferPointer(rebasing: $0.saved[4...])
+      },
+      argument("packed has 4095 bytes but needs 4096") {
+        $0.saved = UnsafeMutableRawBufferPointer(rebasing: $0.saved[..<4095])
+      },
+    ]
+
+  @Test("each bad argument of packing is named")
+  func packingJudged() {
+    for bad in Self.packing {
+      expect(bad) { (call: borrowing Call) throws(AttentionError) in
+        try LayerOperator.pack(call.arguments.parameters, into: call.saved)
       }
     }
   }

@@ -36,6 +36,28 @@ import Testing
     #expect(try changed(inputs).elements != out.elements)
   }
 
+  @Test("packed weights are of the value that packed them, and go with a change of the parameters")
+  func packedWeights() throws {
+    let layerCase = LayerCase.selfAttention("packed")
+    let (layer, inputs) = (try layerCase.layer(Float.self), try layerCase.inputs(Float.self))
+    var packed = layer
+    try packed.packWeights()
+    #expect(packed.hasPackedWeights && !layer.hasPackedWeights)
+    var changed = packed
+    changed.parameters[.keyWeight]?.elements[1] += 1
+    #expect(!changed.hasPackedWeights && packed.hasPackedWeights)
+    var expected = layer
+    expected.parameters[.keyWeight]?.elements[1] += 1
+    #expect(try changed(inputs).elements == expected(inputs).elements)
+    try changed.packWeights()
+    #expect(try changed(inputs).elements == expected(inputs).elements)
+    #expect(try packed(inputs).elements == layer(inputs).elements)
+    var incomplete = layer
+    incomplete.parameters[.outWeight] = nil
+    expectError("out_weight is missing") { () throws(AttentionError) in try incomplete.packWeights() }
+    #expect(!incomplete.hasPackedWeights)
+  }
+
   @Test("backward is about the layer as it was in forward")
   func laterChanges() throws {
     let layerCase = LayerCase.selfAttention("changed")

@@ -11,7 +11,7 @@ import Testing
     #expect(worst <= 128 * Double(T.ulpOfOne), "\(what): off by \(worst)")
   }
 
-  @Test("outputs and weights, in every tier", arguments: LayerCase.small + LayerCase.large)
+  @Test("outputs and weights, in every tier", arguments: LayerCase.small + LayerCase.large + [.wholePanels])
   func forward(_ layerCase: LayerCase) throws {
     try checkForward(layerCase, Float.self)
     try checkForward(layerCase, Double.self)
@@ -40,6 +40,15 @@ import Testing
     let average = try layer.weights(inputs)
     #expect(average.shape == batch + [queries, keys])
     expectClose(average, reference.averageWeights, "average weights")
+    var packed = layer
+    try packed.packWeights()
+    #expect(try packed(inputs).elements == out.elements, "packing the weights changes the output")
+    let outGradient = try layerCase.outGradient(T.self)
+    let gradients = try layer.backward(outGradient, of: forward)
+    let packedGradients = try packed.backward(outGradient, of: try packed.forward(inputs))
+    for (own, other) in zip(gradients.all, packedGradients.all) {
+      #expect(own.tensor.elements == other.tensor.elements, "packing the weights changes the gradient of \(own.name)")
+    }
   }
 
   @Test("a query that may attend to nothing gives the output's bias", arguments: tiers)

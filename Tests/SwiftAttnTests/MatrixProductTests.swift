@@ -124,26 +124,55 @@ import Testing
   }
 
   /// A B with A's and C's rows contiguous and the given strides of B's rows and columns.
-  private func product(
-    _ a: inout [Float], _ b: inout [Float], _ shape: (rows: Int, columns: Int, depth: Int),
-    strides: (row: Int, column: Int), threads: Int
-  ) throws -> [Float] {
+  private func product<T: ComputeElement>(
+    _ a: inout [T], _ b: inout [T], _ shape: (rows: Int, columns: Int, depth: Int),
+    strides: (row: Int, column: Int), threads: Int, packs: Bool = false
+  ) throws -> [T] {
     let (rows, columns, depth) = shape
-    var c = [Float](repeating: 0, count: rows * columns)
+    var c = [T](repeating: 0, count: rows * columns)
+    // One more, to see that packing ends where it says.
+    let packedCount = PackedMatrix<T>.elements(rows: depth, columns: columns)
+    var packed = [T](repeating: .nan, count: packedCount + 1)
     try a.withUnsafeMutableBufferPointer { a in
       try b.withUnsafeMutableBufferPointer { b in
         try c.withUnsafeMutableBufferPointer { c in
-          try MatrixProduct(
-            a: StridedMatrix(base: a.baseAddress!, rows: rows, columns: depth, rowStride: depth),
-            b: StridedMatrix(
+          try packed.withUnsafeMutableBufferPointer { packed in
+            let b = StridedMatrix(
               base: b.baseAddress!, rows: depth, columns: columns, rowStride: strides.row,
-              columnStride: strides.column),
-            c: StridedMatrix(base: c.baseAddress!, rows: rows, columns: columns, rowStride: columns)
-          ).run(threads: threads)
+              columnStride: strides.column)
+            if packs { try PackedMatrix.pack(b, to: packed.baseAddress!, T.kernels(try Dispatch.current()).layout) }
+            try MatrixProduct(
+              a: StridedMatrix(base: a.baseAddress!, rows: rows, columns: depth, rowStride: depth), b: b,
+              c: StridedMatrix(base: c.baseAddress!, rows: rows, columns: columns, rowStride: columns),
+              packedB: packs ? PackedMatrix(base: packed.baseAddress!, rows: depth, columns: columns) : nil
+            ).run(threads: threads)
+          }
         }
       }
     }
+    #expect(packed.last?.isNaN == true)
     return c
+  }
+
+  @Test("B packed beforehand changes no bit", arguments: tiers)
+  func packedBeforehand(_ tier: InstructionSet) throws {
+    try using(tier) {
+      for shape in Self.shapes + [(1, 64, 600), (5, 256, 33), (1, 1000, 20), (300, 129, 700)] {
+        try checkPacked(Float.self, shape)
+        try checkPacked(Double.self, shape)
+      }
+    }
+  }
+
+  private func checkPacked<T: ComputeElement>(_: T.Type, _ shape: (rows: Int, columns: Int, depth: Int)) throws {
+    var numbers = Tensors(seed: UInt64(shape.rows))
+    var a = try numbers.next([shape.rows * shape.depth]).elements as [T]
+    var b = try numbers.next([shape.depth * shape.columns]).elements as [T]
+    for strides in [(shape.columns, 1), (1, shape.depth)] {
+      let expected = try product(&a, &b, shape, strides: strides, threads: 2)
+      let packed = try product(&a, &b, shape, strides: strides, threads: 2, packs: true)
+      #expect(packed == expected, "\(shape) \(strides)")
+    }
   }
 
   @Test("the number of threads changes no bit")

@@ -86,6 +86,11 @@ def backward_of(layer: MultiHeadAttention) -> Callable[..., object]:
     return forward_and_backward
 
 
+def freeze_and_unfreeze(layer: MultiHeadAttention) -> None:
+    layer.freeze()
+    layer.unfreeze()
+
+
 def layer_calls() -> Iterator[Call]:
     plain = MultiHeadAttention(64, 4, num_kv_heads=2, add_bias_kv=True, add_zero_attn=True, rope=Rope(), seed=0)
     given = {"query": TOKENS, "key": TOKENS, "mask": np.ones((50, 50), bool), "key_lengths": np.array([7, 50])}
@@ -95,6 +100,11 @@ def layer_calls() -> Iterator[Call]:
     yield Call("layer.backward", backward_of(plain), {**given, "dout": TOKENS})
     yield Call("layer.backward with bad dout", backward_of(plain), {**given, "dout": TOKENS[:1]}, ValueError)
     yield Call("layer.backward with no array", backward_of(plain), {**given, "dout": [1.0]}, TypeError)
+    frozen = MultiHeadAttention(64, 4, seed=0)
+    frozen.freeze()
+    yield Call("frozen layer", swiftattn.no_grad()(frozen.__call__), {"query": TOKENS})
+    yield Call("load_state_dict of a frozen layer", frozen.load_state_dict, {"state": {}}, RuntimeError)
+    yield Call("freeze", freeze_and_unfreeze, {"layer": MultiHeadAttention(64, 4, seed=0)})
     yield Call("state_dict", lambda: plain.load_state_dict(plain.state_dict()), {})
     state = plain.state_dict()
     for name, array in state.items():

@@ -40,7 +40,7 @@ def layer_arguments() -> dict[str, Any]:
     """What the package passes to layer_forward, by name, for one layer in self-attention."""
     layer = make_layer()
     operands = {"query": X, "key": None, "value": None, "mask": None, "bias": None, "causal": False, "lengths": None}
-    own = {"keeps": True, "spare": None, "weights": 0}
+    own = {"keeps": True, "spare": None, "weights": 0, "packed": None}
     return {"parameters": layer._core_parameters, "geometry": layer._geometry, **operands, **own}
 
 
@@ -48,7 +48,7 @@ def layer_backward_arguments() -> dict[str, Any]:
     """The same for layer_backward, after layer_forward."""
     arguments = layer_arguments()
     _, saved, _ = _core.layer_forward(*arguments.values())
-    for name in ("keeps", "spare", "weights"):
+    for name in ("keeps", "spare", "weights", "packed"):
         del arguments[name]
     gradients = tuple(None if view is None else np.zeros_like(view) for view in arguments["parameters"])
     return {**arguments, "saved": saved, "dout": X, "gradients": gradients, "needs_bias": False}
@@ -63,6 +63,9 @@ WRONG_LAYERS = (
     ({"key": X, "value": "x"}, TypeError, "value must be a NumPy array .* not str"),
     ({"keeps": Undecided()}, ArithmeticError, "undecided"),
     ({"weights": "x"}, TypeError, "'str' object cannot be interpreted as an integer"),
+    ({"packed": "x"}, TypeError, "packed must be what layer_pack returned"),
+    ({"packed": np.zeros(64, np.uint8)}, TypeError, "packed must be what layer_pack returned"),
+    ({"packed": np.zeros(128, np.uint8)}, ValueError, "packed has 64 bytes but needs 4096"),
     # Where there is nothing to compute weights from, what is allocated for them is of no matter.
     *(
         ({"query": query, "keeps": False, "weights": weights}, ValueError, "query must have a rank from 2 to 7")

@@ -68,7 +68,10 @@ def test_attributes_say_what_the_layer_is() -> None:
     assert (plain.num_kv_heads, plain.head_dim, plain.dtype) == (4, 3, np.float32)
 
 
-@pytest.mark.parametrize("name", ["embed_dim", "num_heads", "num_kv_heads", "head_dim", "dtype", "parameters", "grads"])
+ATTRIBUTES = ("embed_dim", "num_heads", "num_kv_heads", "head_dim", "dtype", "parameters", "grads", "frozen")
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
 def test_attributes_are_read_only(layer: MultiHeadAttention, name: str) -> None:
     with pytest.raises(AttributeError, match=name):
         setattr(layer, name, 1)

@@ -98,6 +98,12 @@ def test_no_memory_for_gradients_of_a_layers_inputs(name: str) -> None:
     assert not any(gradient.any() for gradient in layer.grads.values())
 
 
+def test_no_memory_for_packed_weights() -> None:
+    huge = broadcast(1 << 22, 1 << 22)
+    with pytest.raises(MemoryError, match=r"array with shape \(\d+,\) and data type uint8"):
+        _core.layer_pack((huge,) * 4 + (None,) * 6)
+
+
 class Allocator(ctypes.Structure):
     """swiftattn_allocator, which has no memory."""
 
@@ -152,6 +158,11 @@ def test_no_memory_for_the_library() -> None:
         layer.backward(X)
     with no_memory(), pytest.raises(MemoryError, match="there was no memory"):
         make_layer()(X)
+    frozen = make_layer()
+    with no_memory(), pytest.raises(MemoryError, match="there was no memory for the workspace"):
+        frozen.freeze()
+    assert not frozen.frozen
+    assert all(array.flags.writeable for array in frozen.parameters.values())
     np.testing.assert_array_equal(swiftattn.attention(X, X, X), out)
     np.testing.assert_array_equal(make_layer()(X), layer_out)
     assert np.isfinite(layer.backward(X).query).all()

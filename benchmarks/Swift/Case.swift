@@ -53,6 +53,7 @@ struct Case: Measurable {
 
   var liveKeys: Int { mask == "pad" || mask == "lengths" ? seqLenK * 3 / 4 : seqLenK }
   var isLayer: Bool { op.hasPrefix("layer") }
+  var isFrozen: Bool { op.hasSuffix("frozen") }
   var trains: Bool { op.hasSuffix("train") }
   var embedDim: Int { headsQ * headDim }
 

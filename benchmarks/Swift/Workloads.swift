@@ -41,7 +41,9 @@ struct LayerWorkload<Element: ComputeElement>: Workload {
   private let trains: Bool
 
   init(_ row: Case) throws {
-    layer = try MultiHeadAttention(embedDim: row.embedDim, numHeads: row.headsQ)
+    var layer = try MultiHeadAttention<Element>(embedDim: row.embedDim, numHeads: row.headsQ)
+    if row.isFrozen { try layer.packWeights() }
+    self.layer = layer
     x = try .random([row.batches, row.seqLenQ, row.embedDim])
     trains = row.trains
   }

@@ -107,6 +107,7 @@ static PyMethodDef METHODS[] = {
     {"backward", (PyCFunction)(void (*)(void))core_backward, METH_FASTCALL, NULL},
     {"layer_forward", (PyCFunction)(void (*)(void))core_layer_forward, METH_FASTCALL, NULL},
     {"layer_backward", (PyCFunction)(void (*)(void))core_layer_backward, METH_FASTCALL, NULL},
+    {"layer_pack", (PyCFunction)(void (*)(void))core_layer_pack, METH_FASTCALL, NULL},
     {"version", version, METH_NOARGS, NULL},
     {"get_num_threads", get_num_threads, METH_NOARGS, NULL},
     {"set_num_threads", set_num_threads, METH_O, NULL},

@@ -4,7 +4,7 @@
  * _core_operands.c   Python objects to tensor descriptors
  * _core_call.c       running a library call: the GIL and signals
  * _core_attention.c  forward and backward: one Python call, one library call
- * _core_layer.c      layer_forward and layer_backward, likewise */
+ * _core_layer.c      layer_forward, layer_backward and layer_pack, likewise */
 #ifndef SWIFTATTN_PYTHON_CORE_H
 #define SWIFTATTN_PYTHON_CORE_H
 
@@ -113,5 +113,6 @@ PyObject *core_forward(PyObject *module, PyObject *const *arguments, Py_ssize_t 
 PyObject *core_backward(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *core_layer_forward(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *core_layer_backward(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+PyObject *core_layer_pack(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 
 #endif

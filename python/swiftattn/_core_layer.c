@@ -1,5 +1,5 @@
-/* layer_forward and layer_backward: one Python call, one library call. The Python class has made the views of the
- * parameters, so what it cannot have got wrong is not checked twice; the library judges all the rest. */
+/* layer_forward, layer_backward and layer_pack: one Python call, one library call. The Python class has made the views
+ * of the parameters, so what it cannot have got wrong is not checked twice; the library judges all the rest. */
 #include "_core.h"
 
 static const core_parameter PARAMETER = {"parameter", "float32 or float64", false, 0};
@@ -163,33 +163,61 @@ static PyArrayObject *allocate_weights(layer_call *layer, int kind, swiftattn_te
   return call_allocate_output(&layer->call, &RESULT, query, tensor);
 }
 
+/* Whether it is an array as allocate_aligned makes them. */
+static bool is_aligned_memory(PyObject *object) {
+  return PyArray_Check(object) && PyArray_NBYTES((PyArrayObject *)object) > SWIFTATTN_MHA_ALIGNMENT;
+}
+
 /* The part of the array's bytes that is aligned as the library wants it; the array has that many more. */
 static void *aligned_bytes(PyArrayObject *array) {
   uintptr_t address = (uintptr_t)PyArray_DATA(array), mask = SWIFTATTN_MHA_ALIGNMENT - 1;
   return (void *)((address + mask) & ~mask);
 }
 
-/* Memory for what forward saves: `spare`, that of an earlier call, if it has the size. */
-static PyArrayObject *allocate_saved(layer_call *layer, PyObject *spare, layer_request *request) {
-  if (check_status(swiftattn_mha_saved_bytes(&layer->mha, &request->saved_bytes)) < 0)
-    return NULL;
-  npy_intp size = (npy_intp)(request->saved_bytes + SWIFTATTN_MHA_ALIGNMENT);
+/* How many of them are the library's. */
+static size_t aligned_count(PyArrayObject *array) { return (size_t)PyArray_NBYTES(array) - SWIFTATTN_MHA_ALIGNMENT; }
+
+/* An array with so many aligned bytes: `spare`, that of an earlier call, if it has the size. Owned by the call. */
+static PyArrayObject *allocate_aligned(core_call *call, size_t bytes, PyObject *spare) {
+  npy_intp size = (npy_intp)(bytes + SWIFTATTN_MHA_ALIGNMENT);
   PyArrayObject *array = NULL;
   if (PyArray_Check(spare) && PyArray_NBYTES((PyArrayObject *)spare) == size)
     array = (PyArrayObject *)Py_NewRef(spare);
   else
     array = (PyArrayObject *)PyArray_SimpleNew(1, &size, NPY_UINT8);
-  if (array == NULL)
-    return NULL;
-  layer->call.owned[layer->call.owned_count++] = array;
-  request->saved = aligned_bytes(array);
+  if (array != NULL)
+    call->owned[call->owned_count++] = array;
   return array;
+}
+
+/* Memory for what forward saves. */
+static PyArrayObject *allocate_saved(layer_call *layer, PyObject *spare, layer_request *request) {
+  if (check_status(swiftattn_mha_saved_bytes(&layer->mha, &request->saved_bytes)) < 0)
+    return NULL;
+  PyArrayObject *array = allocate_aligned(&layer->call, request->saved_bytes, spare);
+  if (array != NULL)
+    request->saved = aligned_bytes(array);
+  return array;
+}
+
+/* Packed weights, or None. */
+static int read_packed(swiftattn_mha *mha, PyObject *packed) {
+  if (packed == Py_None)
+    return 0;
+  if (!is_aligned_memory(packed)) {
+    PyErr_SetString(PyExc_TypeError, "packed must be what layer_pack returned");
+    return -1;
+  }
+  mha->packed = aligned_bytes((PyArrayObject *)packed);
+  mha->packed_bytes = aligned_count((PyArrayObject *)packed);
+  return 0;
 }
 
 enum layer_forward_argument {
   FORWARD_KEEPS = LAYER_OPERANDS + LAYER_OPERAND_COUNT,
   FORWARD_SPARE,
   FORWARD_WEIGHTS,
+  FORWARD_PACKED,
   FORWARD_ARGUMENT_COUNT
 };
 
@@ -199,7 +227,7 @@ static PyObject *forward(layer_call *layer, PyObject *const *arguments) {
   layer_request request = {.mha = &layer->mha, .out = &out};
   int keeps = PyObject_IsTrue(arguments[FORWARD_KEEPS]);
   long kind = PyLong_AsLong(arguments[FORWARD_WEIGHTS]);
-  if (keeps < 0 || (kind == -1 && PyErr_Occurred()))
+  if (keeps < 0 || (kind == -1 && PyErr_Occurred()) || read_packed(&layer->mha, arguments[FORWARD_PACKED]) < 0)
     return NULL;
   if (keeps && (saved_array = (PyObject *)allocate_saved(layer, arguments[FORWARD_SPARE], &request)) == NULL)
     return NULL;
@@ -250,12 +278,12 @@ static PyObject *backward(layer_call *layer, PyObject *const *arguments) {
   swiftattn_mha_gradients gradients = {.struct_size = sizeof gradients, .parameters = &parameters};
   layer_request request = {.mha = &layer->mha, .dout = &dout, .gradients = &gradients};
   PyArrayObject *saved = (PyArrayObject *)arguments[BACKWARD_SAVED];
-  if (!PyArray_Check(saved) || PyArray_NBYTES(saved) <= SWIFTATTN_MHA_ALIGNMENT) {
+  if (!is_aligned_memory(arguments[BACKWARD_SAVED])) {
     PyErr_SetString(PyExc_TypeError, "saved must be what layer_forward returned");
     return NULL;
   }
   request.saved = aligned_bytes(saved);
-  request.saved_bytes = (size_t)PyArray_NBYTES(saved) - SWIFTATTN_MHA_ALIGNMENT;
+  request.saved_bytes = aligned_count(saved);
   if (call_describe_input(&layer->call, &DOUT, arguments[BACKWARD_DOUT], &dout) < 0)
     return NULL;
   if (read_views(&layer->call, arguments[BACKWARD_GRADIENTS], describe_gradient, views, &parameters) < 0)
@@ -283,6 +311,43 @@ PyObject *core_layer_backward(PyObject *module, PyObject *const *arguments, Py_s
     return NULL;
   layer_call layer;
   PyObject *result = begin(&layer, module, arguments) < 0 ? NULL : backward(&layer, arguments);
+  call_end(&layer.call);
+  return result;
+}
+
+/* What layer_pack asks of the library. */
+typedef struct pack_request {
+  const swiftattn_mha_parameters *parameters;
+  void *packed;
+  size_t bytes;
+} pack_request;
+
+static swiftattn_status pack_weights(const core_call *call, const void *request) {
+  (void)call;
+  const pack_request *wanted = request;
+  return swiftattn_mha_pack(wanted->parameters, wanted->packed, wanted->bytes);
+}
+
+static PyObject *pack(layer_call *layer, PyObject *parameters) {
+  pack_request request = {.parameters = &layer->parameters};
+  if (read_views(&layer->call, parameters, describe_parameter, layer->views, &layer->parameters) < 0)
+    return NULL;
+  if (check_status(swiftattn_mha_packed_bytes(&layer->parameters, &request.bytes)) < 0)
+    return NULL;
+  PyArrayObject *array = allocate_aligned(&layer->call, request.bytes, Py_None);
+  if (array == NULL)
+    return NULL;
+  request.packed = aligned_bytes(array);
+  if (call_run(&layer->call, (double)request.bytes, pack_weights, &request) < 0)
+    return NULL;
+  return Py_NewRef((PyObject *)array);
+}
+
+PyObject *core_layer_pack(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+  if (!core_has_argument_count(count, 1))
+    return NULL;
+  layer_call layer = {.call = {.state = PyModule_GetState(module)}};
+  PyObject *result = pack(&layer, arguments[0]);
   call_end(&layer.call);
   return result;
 }

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
@@ -12,19 +11,16 @@ from . import _core
 from ._gradient_mode import keeps_for_backward
 from ._gradients import LayerInputGradients
 from ._layer_config import LayerConfig
-from ._layer_parameters import core_geometry, core_views, initial_parameters, load
+from ._layer_state import LayerState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy.typing as npt
 
     from ._layer_config import Rope
-    from ._layer_parameters import IncompatibleKeys
     from ._types import Array, ArrayInput, Causal, LayerOperands, Lengths, Seed
 
 
-class MultiHeadAttention:
+class MultiHeadAttention(LayerState):
     """Multi-head attention with the projections around it, forward and backward (Vaswani et al. 2017, section 3.2.2).
 
     With W and b the rows of the parameters that belong to head h, and g the key/value head that it uses::
@@ -87,8 +83,8 @@ class MultiHeadAttention:
     q, k and v (of in_proj_weight as a whole) and within 1 / sqrt(columns) for out_proj.weight, normal with variance
     1 / (Hkv D) for bias_k and bias_v, zero for the biases. They do not depend on dtype but for rounding.
 
-    A layer can be pickled and copied with copy.deepcopy, with its parameters and their gradients, but without what a
-    forward pass kept for backward.
+    A layer whose parameters change seldom is quicker after `freeze`. It can be pickled and copied with copy.deepcopy,
+    with its parameters and their gradients, but without what a forward pass kept for backward, and unfrozen.
 
     Sums are accumulated in dtype. Results are the same, to the bit, for any number of threads and any strides, and out
     and the gradients by the inputs for any neighbours in the batch.
@@ -126,20 +122,10 @@ class MultiHeadAttention:
         element = None if dtype is None else np.dtype(dtype)  # to NumPy, None is float64
         if element not in (np.float32, np.float64):
             raise TypeError(f"dtype must be float32 or float64, not {element}")
-        self._config = LayerConfig(
+        config = LayerConfig(
             embed_dim, num_heads, num_kv_heads, head_dim, kdim, vdim, bias, add_bias_kv, add_zero_attn, rope
         )
-        self._parameters = initial_parameters(self._config, element, seed)
-        self._grads = {name: np.zeros_like(parameter) for name, parameter in self._parameters.items()}
-        self._bind()
-
-    def _bind(self) -> None:
-        """Make what the core is called with, once: the arrays of parameters and gradients are never replaced."""
-        self._geometry = core_geometry(self._config)
-        self._core_parameters = core_views(self._config, self._parameters)
-        self._core_gradients = core_views(self._config, self._grads)
-        self._kept: LayerOperands | None = None
-        self._saved: object | None = None  # what the core saves in; used again, because fresh pages cost time
+        super().__init__(config, element, seed)
 
     @property
     def embed_dim(self) -> int:
@@ -160,56 +146,6 @@ class MultiHeadAttention:
     def head_dim(self) -> int:
         """The width of one head."""
         return self._config.head_width
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of the parameters and of all that goes in and out."""
-        return self._parameters["out_proj.weight"].dtype
-
-    @property
-    def parameters(self) -> Mapping[str, Array]:
-        """The parameters by name. The mapping is read-only; the arrays are the layer's own and are changed in place."""
-        return MappingProxyType(self._parameters)
-
-    @property
-    def grads(self) -> Mapping[str, Array]:
-        """The gradients by the parameters, by the same names, into which `backward` adds; zero at first."""
-        return MappingProxyType(self._grads)
-
-    def zero_grad(self) -> None:
-        """Set all of `grads` to zero, in place."""
-        for gradient in self._grads.values():
-            gradient.fill(0)
-
-    def state_dict(self) -> dict[str, Array]:
-        """Return the parameters as a new dict of the arrays themselves, not of copies."""
-        return dict(self._parameters)
-
-    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
-        """Copy arrays into the parameters of their names: all of them or, after an error, none.
-
-        Parameters
-        ----------
-        state : mapping of names to arrays
-            Of the parameters' shapes and any floating dtype, which is cast to the layer's. NumPy arrays, objects with
-            `__dlpack__`, such as CPU tensors of PyTorch, and what numpy.asarray takes.
-        strict : bool, default True
-            Whether the names must be exactly those of the layer's parameters. If not, parameters that are missing in
-            `state` stay as they are, and unexpected names are ignored.
-
-        Returns
-        -------
-        IncompatibleKeys
-            A named tuple of two lists of names, missing_keys and unexpected_keys; both empty with strict=True.
-
-        Raises
-        ------
-        ValueError
-            Names are missing or unexpected (strict=True), or arrays have other shapes; the message lists all of them.
-        TypeError
-            `state` is not a mapping, or one of its values is not an array of a floating dtype.
-        """
-        return load(self._parameters, state, strict)
 
     @overload
     def __call__(
@@ -328,7 +264,7 @@ class MultiHeadAttention:
         operands: LayerOperands = (query, key, value, mask, bias, causal, key_lengths)
         kind = 0 if not need_weights else 2 if average_weights else 1
         layer, geometry = self._core_parameters, self._geometry
-        out, saved, weights = _core.layer_forward(layer, geometry, *operands, keeps, memory, kind)
+        out, saved, weights = _core.layer_forward(layer, geometry, *operands, keeps, memory, kind, self._packed)
         if keeps:
             self._kept, self._saved = operands, saved
         return out if weights is None else (out, weights)
@@ -386,11 +322,3 @@ class MultiHeadAttention:
         if self.dtype != np.float32:
             options.append(f"dtype={self.dtype.name!r}")
         return f"{type(self).__name__}({', '.join([str(config.embed_dim), str(config.num_heads), *options])})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        made_by_bind = ("_geometry", "_core_parameters", "_core_gradients", "_kept", "_saved")
-        return {name: value for name, value in vars(self).items() if name not in made_by_bind}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._bind()

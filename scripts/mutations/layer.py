@@ -7,6 +7,7 @@ from .mutation import Mutation
 MAP = "Sources/SwiftAttn/Linear/LinearMap.swift"
 MATRIX_PARTITION = "Sources/SwiftAttn/Linear/MatrixPartition.swift"
 MATRIX_PASS = "Sources/SwiftAttn/Linear/MatrixPass.swift"
+PACKED_MATRIX = "Sources/SwiftAttn/Linear/PackedMatrix.swift"
 PRODUCT = "Sources/SwiftAttn/Linear/MatrixProduct.swift"
 SEQUENCES = "Sources/SwiftAttn/Linear/SequenceRows.swift"
 BACKWARD = "Sources/SwiftAttn/Layer/LayerBackward.swift"
@@ -56,6 +57,56 @@ LAYER = (
         MATRIX_PARTITION,
         "private var blocks: Int { (rows + rowsPerBlock - 1) / rowsPerBlock }",
         "private var blocks: Int { max(rows / rowsPerBlock, 1) }",
+    ),
+    Mutation(
+        "partition-counts-rows-that-are-not-there",
+        "few rows are cut into strips that threads cannot share evenly",
+        MATRIX_PARTITION,
+        "let rowsPerBlock = min(Self.rounded((rows + wanted - 1) / wanted), rows)",
+        "let rowsPerBlock = Self.rounded((rows + wanted - 1) / wanted)",
+    ),
+    Mutation(
+        "packed-later-depth-lost",
+        "later blocks of the depth read the first rows of packed weights",
+        PACKED_MATRIX,
+        "base + (first + row * stride)",
+        "base + (first + 0 * stride)",
+    ),
+    Mutation(
+        "packed-tiles-overrun",
+        "transposing the last tile of a panel writes into the next, or past the end",
+        PACKED_MATRIX,
+        "{ wholeVectors(rows) * wholeVectors(columns) }",
+        "{ rows * wholeVectors(columns) }",
+    ),
+    Mutation(
+        "packed-joined-in-a-panel",
+        "packed weights are joined though the first ends within a panel",
+        PACKED_MATRIX,
+        "guard columns % StripPanels<Element>.columns(isPacked: true) == 0, rows == other.rows,",
+        "guard rows == other.rows,",
+    ),
+    Mutation(
+        "packing-in-the-callers-float-environment",
+        "denormal weights are packed as zeros where the caller flushes them",
+        OPERATOR,
+        "into packed: UnsafeMutableRawBufferPointer\n  ) throws(AttentionError) {\n"
+        "    let environment = FloatEnvironment.enterDefault()\n    defer { environment.restore() }\n",
+        "into packed: UnsafeMutableRawBufferPointer\n  ) throws(AttentionError) {\n",
+    ),
+    Mutation(
+        "packed-weights-may-be-written",
+        "what forward saves may overlap the packed weights",
+        OPERATOR,
+        'outputs.record(try TensorView(memory: packed, "packed", bytes: bytes), "packed")',
+        '_ = try TensorView(memory: packed, "packed", bytes: bytes)',
+    ),
+    Mutation(
+        "packed-weights-outlive-changes",
+        "a layer of changed parameters computes with those that were packed",
+        "Sources/SwiftAttn/Interface/MultiHeadAttention.swift",
+        "{ didSet { packed = nil } }",
+        "{ didSet {} }",
     ),
     Mutation(
         "joined-in-other-order",

@@ -127,6 +127,20 @@ SURFACES = (
         "",
     ),
     Mutation(
+        "python-frozen-parameters-writable",
+        "parameters of a frozen layer can be changed",
+        "python/swiftattn/_layer_state.py",
+        "array.flags.writeable = False",
+        "array.flags.writeable = True",
+    ),
+    Mutation(
+        "python-unfrozen-packed",
+        "an unfrozen layer keeps its packed weights",
+        "python/swiftattn/_layer_state.py",
+        "self._made_read_only, self._packed = [], None",
+        "self._made_read_only = []",
+    ),
+    Mutation(
         "package-backward-twice",
         "backward adds the gradients of one call twice",
         "python/swiftattn/_layer.py",

@@ -192,6 +192,10 @@ typedef struct swiftattn_mha {
   /* Optional, as in swiftattn_attention. */
   int32_t (*interrupted)(void *context);
   void *interrupted_context;
+  /* Optional: what swiftattn_mha_pack made of these parameters, whose weights have not changed since. Forward reads the
+   * weights there; backward does not. No bit of the results changes. */
+  const void *packed;
+  size_t packed_bytes;
 } swiftattn_mha;
 
 /* Where a layer's backward writes. NULL leaves a gradient out, and its work with it. */
@@ -207,8 +211,19 @@ typedef struct swiftattn_mha_gradients {
   const swiftattn_mha_parameters *parameters;
 } swiftattn_mha_gradients;
 
-/* Alignment of the memory that forward saves in. */
+/* Alignment of the memory that forward saves in, and of packed weights. */
 #define SWIFTATTN_MHA_ALIGNMENT 64
+
+/* How many bytes swiftattn_mha_pack needs: those of the four weights, with the lengths of each rounded up to multiples
+ * of 16 (FLOAT32) or 8 (FLOAT64), whatever the instruction set. Only the weights count, not biases and tokens. */
+swiftattn_status swiftattn_mha_packed_bytes(const swiftattn_mha_parameters *parameters, size_t *bytes);
+
+/* Copies the weights into `packed`, at least swiftattn_mha_packed_bytes of the caller's memory, aligned to
+ * SWIFTATTN_MHA_ALIGNMENT, in the order in which products read them. Otherwise forward does that anew in each call:
+ * worth it for layers that are called more often than their weights change, the more so the fewer tokens a call has.
+ * What is packed may be read by any number of calls at once, of any instruction set; it must be packed again after the
+ * weights have changed, which no call can notice. */
+swiftattn_status swiftattn_mha_pack(const swiftattn_mha_parameters *parameters, void *packed, size_t packed_bytes);
 
 /* How many bytes forward saves for backward: the heads of q, k and v, attention's output and lse; never Sq * Sk. It
  * depends on shapes and dtype, and on whether key and value are the same memory as query. */

@@ -32,6 +32,8 @@ public enum LayerParameter: Int, CaseIterable, Sendable {
   /// One more key (Hkv * D) and value (Hkv * Dv) that every query sees; both or neither.
   case keyToken, valueToken
 
+  var isWeight: Bool { rawValue <= Self.outWeight.rawValue }
+
   public var name: StaticString {
     switch self {
     case .queryWeight: "query_weight"
@@ -112,6 +114,8 @@ public struct LayerArguments: ~Copyable {
   public var headsQ: Int
   public var headsKV: Int
   public var parameters: LayerParameterViews
+  /// The same weights as `LayerOperator.pack` leaves them; forward is quicker with them, and its results are the same.
+  public var packed: UnsafeRawBufferPointer?
   /// Whether one more key and value, of zeros, is seen by every query.
   public var addsZeroToken = false
   public var rope: Rope?
@@ -142,6 +146,7 @@ public struct LayerArguments: ~Copyable {
     }
     var part = LayerArguments(
       headsQ: headsQ, headsKV: headsKV, parameters: parameters, query: query.firstAxis(range))
+    part.packed = packed
     part.addsZeroToken = addsZeroToken
     part.rope = rope
     part.key = key.map { $0.firstAxis(range) }

@@ -3,8 +3,33 @@ import CSwiftAttnShims
 
 /// The layer on views: judge, plan, then one step after the other. Everything above it (C ABI, arrays) only translates.
 public enum LayerOperator {
-  /// The alignment of the memory that forward saves in.
-  public static let savedAlignment = 64
+  /// The alignment of the memory that forward saves in, and of packed weights.
+  public static let memoryAlignment = 64
+
+  /// How many bytes the packed weights take; the other parameters do not count.
+  public static func packedBytes(_ parameters: LayerParameterViews) throws(AttentionError) -> Int {
+    try parameters.judgedType() == .float64
+      ? PackedWeights<Double>.bytes(parameters) : PackedWeights<Float>.bytes(parameters)
+  }
+
+  /// Packs the weights into `packed`, at least `packedBytes` bytes, for forward passes of layers that have the same weights.
+  public static func pack(
+    _ parameters: LayerParameterViews, into packed: UnsafeMutableRawBufferPointer
+  ) throws(AttentionError) {
+    let environment = FloatEnvironment.enterDefault()
+    defer { environment.restore() }
+    let memory = try TensorView(
+      memory: UnsafeRawBufferPointer(packed), "packed", bytes: try packedBytes(parameters))
+    var outputs = OutputJudge<40>()
+    outputs.record(parameters)
+    try outputs.admit(memory, "packed", shape: memory.shape, type: .bool)
+    guard let base = memory.data else { return }
+    if parameters[.queryWeight]?.type == .float64 {
+      try PackedWeights<Double>.pack(parameters, to: base)
+    } else {
+      try PackedWeights<Float>.pack(parameters, to: base)
+    }
+  }
 
   /// How many bytes forward saves for backward: O(B * (Sq + Sk)), never Sq * Sk.
   public static func savedBytes(_ arguments: borrowing LayerArguments) throws(AttentionError) -> Int {
@@ -43,13 +68,17 @@ public enum LayerOperator {
     let bytes = try bytes(shape, Element.self)
     var outputs = OutputJudge<40>()
     outputs.record(arguments)
+    if let packed = arguments.packed {
+      let bytes = PackedWeights<Element>.bytes(arguments.parameters)
+      outputs.record(try TensorView(memory: packed, "packed", bytes: bytes), "packed")
+    }
     try outputs.admit(out, "out", shape: shape.outShape, type: Element.type)
     if let weights {
       let isAverage = weights.rank == shape.batch.rank + 2
       try outputs.admit(weights, "weights", shape: shape.weightsShape(isAverage: isAverage), type: Element.type)
     }
     guard let saved else { return try runInParts(arguments, shape, out, weights, Element.self) }
-    let memory = try TensorView(saved: UnsafeRawBufferPointer(saved), bytes: bytes)
+    let memory = try TensorView(memory: UnsafeRawBufferPointer(saved), "saved", bytes: bytes)
     try outputs.admit(memory, "saved", shape: memory.shape, type: .bool)
     guard let base = memory.data else { return }
     let plan = try LayerPlan<Element>(arguments, shape, base)
@@ -132,7 +161,7 @@ public enum LayerOperator {
   ) throws(AttentionError) {
     let shape = try LayerShape(arguments)
     let bytes = try bytes(shape, Element.self)
-    let memory = try TensorView(saved: saved, bytes: bytes)
+    let memory = try TensorView(memory: saved, "saved", bytes: bytes)
     try TensorJudge.exact(outGradient, "dout", shape: shape.outShape, type: Element.type)
     var outputs = OutputJudge<40>()
     outputs.record(arguments)
@@ -173,7 +202,11 @@ extension OutputJudge {
     record(arguments.mask, "mask")
     record(arguments.bias, "bias")
     record(arguments.keyLengths, "key_lengths")
-    for parameter in LayerParameter.allCases { record(arguments.parameters[parameter], parameter.name) }
+    record(arguments.parameters)
+  }
+
+  fileprivate mutating func record(_ parameters: LayerParameterViews) {
+    for parameter in LayerParameter.allCases { record(parameters[parameter], parameter.name) }
   }
 
   /// The gradient of an operand that may not be there.
@@ -191,14 +224,14 @@ extension OutputJudge {
 
 extension TensorView {
   /// The bytes that the layer needs, at the start of these.
-  fileprivate init(saved: UnsafeRawBufferPointer, bytes: Int) throws(AttentionError) {
-    guard let base = saved.baseAddress else { throw AttentionError(.invalidArgument, "saved has no memory") }
-    guard UInt(bitPattern: base) % UInt(LayerOperator.savedAlignment) == 0 else {
+  fileprivate init(memory: UnsafeRawBufferPointer, _ name: StaticString, bytes: Int) throws(AttentionError) {
+    guard let base = memory.baseAddress else { throw AttentionError(.invalidArgument, "\(name) has no memory") }
+    guard UInt(bitPattern: base) % UInt(LayerOperator.memoryAlignment) == 0 else {
       throw AttentionError(
-        .invalidArgument, "saved is misaligned: it must lie at a multiple of \(LayerOperator.savedAlignment) bytes")
+        .invalidArgument, "\(name) is misaligned: it must lie at a multiple of \(LayerOperator.memoryAlignment) bytes")
     }
-    guard saved.count >= bytes else {
-      throw AttentionError(.invalidArgument, "saved has \(saved.count) bytes but needs \(bytes)")
+    guard memory.count >= bytes else {
+      throw AttentionError(.invalidArgument, "\(name) has \(memory.count) bytes but needs \(bytes)")
     }
     var shape = Shape(rank: 1)
     var strides = shape

@@ -15,15 +15,15 @@ public struct LayerTensors<Element: ComputeElement>: Sendable {
   var all: [Tensor<Element>?] { tensors }
 }
 
-/// Memory that a layer's forward saves in, as long as somebody holds on to it. Unchecked because of the pointer: forward
-/// writes it before anybody else sees it, and afterwards it is only read.
-final class SavedMemory: @unchecked Sendable {
+/// What a layer's forward saves, or its packed weights, as long as somebody holds on to it. Unchecked because of the pointer:
+/// who makes it writes it before anybody else sees it, and afterwards it is only read.
+final class LayerMemory: @unchecked Sendable {
   private let memory: Memory
   let bytes: UnsafeMutableRawBufferPointer
 
-  init(bytes count: Int) throws(AttentionError) {
+  init(bytes count: Int, for purpose: StaticString) throws(AttentionError) {
     guard let memory = Memory(bytes: count) else {
-      throw AttentionError(.outOfMemory, "there was no memory for what backward needs")
+      throw AttentionError(.outOfMemory, "there was no memory for \(purpose)")
     }
     bytes = UnsafeMutableRawBufferPointer(start: memory.base, count: count)
     self.memory = memory

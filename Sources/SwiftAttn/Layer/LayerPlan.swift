@@ -16,13 +16,14 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
   /// Which argument stands for the keys, and which for the values.
   let sources: (key: LayerInput, value: LayerInput)
   let parameters: LayerParameterViews
+  private let packedWeights: PackedWeights<Element>?
   let rope: Rope?
   let buffers: LayerBuffers<Element>
   let attention: AttentionPlan<Element>
   /// Whether a token may be seen by no query at all.
   let mayHideTokens: Bool
 
-  /// `memory` has what `LayerBufferSizes` says.
+  /// `memory` has what `LayerBufferSizes` says; packed weights have been judged.
   @inline(never)
   init(
     _ arguments: borrowing LayerArguments, _ shape: LayerShape, _ memory: UnsafeMutableRawPointer
@@ -33,6 +34,7 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
     let keySource: LayerInput = arguments.key == nil ? .query : .key
     sources = (key: keySource, value: arguments.value == nil ? keySource : .value)
     parameters = arguments.parameters
+    packedWeights = arguments.packed?.baseAddress.map { PackedWeights($0, arguments.parameters) }
     rope = arguments.rope
     buffers = LayerBuffers(memory, shape)
     let heads = buffers.heads(shape)
@@ -52,6 +54,10 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
     StridedMatrix(parameters[parameter], as: Element.self)
   }
 
+  private func packed(_ parameter: LayerParameter) -> PackedMatrix<Element>? {
+    packedWeights.map { $0.transposed(parameter, weight(parameter)) }
+  }
+
   func bias(_ parameter: LayerParameter) -> StridedMatrix<Element>? {
     parameters[parameter].map { StridedMatrix($0, as: Element.self) }
   }
@@ -61,13 +67,13 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
   func project(_ check: InterruptCheck?) throws(AttentionError) {
     let query = LinearMap(
       x: SequenceRows(inputs.query), weight: weight(.queryWeight), bias: bias(.queryBias),
-      y: SequenceRows(buffers.query))
+      y: SequenceRows(buffers.query), packed: packed(.queryWeight))
     let key = LinearMap(
       x: SequenceRows(inputs.key), weight: weight(.keyWeight), bias: bias(.keyBias),
-      y: SequenceRows(buffers.key, skipping: shape.leadingKeys))
+      y: SequenceRows(buffers.key, skipping: shape.leadingKeys), packed: packed(.keyWeight))
     let value = LinearMap(
       x: SequenceRows(inputs.value), weight: weight(.valueWeight), bias: bias(.valueBias),
-      y: SequenceRows(buffers.value, skipping: shape.leadingKeys))
+      y: SequenceRows(buffers.value, skipping: shape.leadingKeys), packed: packed(.valueWeight))
     let keyAndValue = key.joined(value)
     if let keyAndValue, let all = query.joined(keyAndValue) { return try all.run(check) }
     try query.run(check)
@@ -117,7 +123,8 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
   @inline(never)
   func projectOut(to out: TensorView, _ check: InterruptCheck?) throws(AttentionError) {
     try LinearMap(
-      x: SequenceRows(buffers.merged), weight: weight(.outWeight), bias: bias(.outBias), y: SequenceRows(out)
+      x: SequenceRows(buffers.merged), weight: weight(.outWeight), bias: bias(.outBias), y: SequenceRows(out),
+      packed: packed(.outWeight)
     ).run(check)
   }
 }

@@ -43,10 +43,7 @@ struct LayerShape {
     let key = arguments.key ?? query
     let value = arguments.value ?? key
     type = arguments.parameters[.queryWeight]?.type ?? query.type
-    guard type == .float32 || type == .float64 else {
-      throw AttentionError(
-        .invalidElementType, "query_weight has dtype \(type.name); a layer takes float32 or float64")
-    }
+    try Self.judge(type)
     try Self.judgeInputs(query, key, value, type)
     (headsQ, headsKV) = (arguments.headsQ, arguments.headsKV)
     guard 1...Self.largestWidth ~= headsQ, headsKV >= 1, headsQ % headsKV == 0 else {
@@ -76,6 +73,13 @@ struct LayerShape {
     seqLenK = key.shape.last(2) + leadingKeys
     isFused = leadingKeys == 0 && key.isSame(as: query) && value.isSame(as: query)
     if let rope = arguments.rope { try judge(rope) }
+  }
+
+  fileprivate static func judge(_ type: ElementType) throws(AttentionError) {
+    guard type == .float32 || type == .float64 else {
+      throw AttentionError(
+        .invalidElementType, "query_weight has dtype \(type.name); a layer takes float32 or float64")
+    }
   }
 
   private static func judgeInputs(
@@ -127,6 +131,17 @@ struct LayerShape {
   }
 }
 
+extension LayerParameterViews {
+  /// The element type of the weights, after checking that all four are there, as matrices of it.
+  func judgedType() throws(AttentionError) -> ElementType {
+    let type = self[.queryWeight]?.type ?? .float32
+    try LayerShape.judge(type)
+    let judge = ParameterJudge(views: self, type: type)
+    for parameter in LayerParameter.allCases where parameter.isWeight { _ = try judge.matrix(parameter) }
+    return type
+  }
+}
+
 /// What is checked of the parameters one at a time.
 private struct ParameterJudge {
   let views: LayerParameterViews
@@ -173,7 +188,7 @@ private struct ParameterJudge {
   }
 
   @inline(never)
-  private func matrix(_ parameter: LayerParameter) throws(AttentionError) -> TensorView {
+  func matrix(_ parameter: LayerParameter) throws(AttentionError) -> TensorView {
     guard let weight = views[parameter] else {
       throw AttentionError(.invalidArgument, "\(parameter.name) is missing")
     }

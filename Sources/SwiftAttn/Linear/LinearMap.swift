@@ -8,16 +8,20 @@ struct LinearMap<Element: ComputeElement> {
   /// One row, repeated; nil: zeros.
   let bias: StridedMatrix<Element>?
   let y: SequenceRows<Element>
+  /// W^T, where it has been packed beforehand.
+  let packed: PackedMatrix<Element>?
 
   /// This and `other` as one product: they have the same input, and their weights, biases and outputs are neighbours, as the
   /// three projections of self-attention are where PyTorch's in_proj_weight holds them.
   func joined(_ other: Self) -> Self? {
     guard x.isSame(as: other.x), let weight = weight.above(other.weight), let y = y.joined(other.y) else { return nil }
+    let bothPacked = packed.flatMap { first in other.packed.flatMap { first.beside($0) } }
+    guard (bothPacked == nil) == (packed == nil) else { return nil }
     switch (bias, other.bias) {
-    case (nil, nil): return Self(x: x, weight: weight, bias: nil, y: y)
+    case (nil, nil): return Self(x: x, weight: weight, bias: nil, y: y, packed: bothPacked)
     case (let first?, let second?):
       guard let bias = first.beside(second) else { return nil }
-      return Self(x: x, weight: weight, bias: bias, y: y)
+      return Self(x: x, weight: weight, bias: bias, y: y, packed: bothPacked)
     default: return nil
     }
   }
@@ -30,7 +34,7 @@ struct LinearMap<Element: ComputeElement> {
       var start = bias
       start?.rows = target.rows
       try MatrixProduct(
-        a: x.matrix(group, of: groups), b: weight.transposed, c: target, start: start
+        a: x.matrix(group, of: groups), b: weight.transposed, c: target, start: start, packedB: packed
       ).run(check)
     }
   }

@@ -23,7 +23,7 @@ struct MatrixBlocking: Equatable, Sendable {
   private static let copiedStrip = 800 << 10
 
   init<Element: ComputeElement>(_ product: MatrixProduct<Element>) {
-    let panel = BlockSize.vectorsPerPanel * Element.lanes
+    let panel = StripPanels<Element>.columns(isPacked: product.packedB != nil)
     packsA = product.a.columnStride != 1
     let isStaged = product.c.columnStride != 1
     let longest = packsA ? Self.longestCopied : Self.longestDirect

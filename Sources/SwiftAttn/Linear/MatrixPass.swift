@@ -84,14 +84,17 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
         rowStride: product.a.rowStride, columnStride: product.a.columnStride)
       if blocking.packsA { a = packed(a, state) }
       let c = target.row(first - block.rows.lowerBound)
-      for panel in StripPanels(columns: block.columns.count, lanes: Element.lanes) {
+      for panel in StripPanels<Element>(columns: block.columns.count, isPacked: product.packedB != nil) {
         let lane = panel.firstVector * Element.lanes
-        let b = state.panel(panel)
+        let b =
+          product.packedB?.panel(panel, column: block.columns.lowerBound, row: depth.lowerBound) ?? state.panel(panel)
         var part = BlockProduct(
           a: a.base, rowStride: a.rowStride, depthStride: a.columnStride, rows: rows.count, depth: depth.count,
           vectors: panel.vectors, b: b.base, bStride: b.stride, c: c + lane, cStride: target.stride,
           start: start.lanes(from: lane))
-        if packing && first == block.rows.lowerBound { pack(panel, for: &part, depth, block.columns, state) }
+        if packing && product.packedB == nil && first == block.rows.lowerBound {
+          pack(panel, for: &part, depth, block.columns, state)
+        }
         kernels.products.multiply(part)
       }
     }
@@ -101,14 +104,15 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
   private func packed(_ a: StridedMatrix<Element>, _ state: MatrixWorkspace<Element>) -> StridedMatrix<Element> {
     guard a.columnStride == 1 || a.rowStride != 1 else { return packed(a.transposed, state).transposed }
     let stride = (a.columns + Element.lanes - 1) / Element.lanes * Element.lanes
-    copyRows(of: a, to: LaneMatrix(base: state.packedA, stride: stride), state)
+    copying(state).copyRows(of: a, to: LaneMatrix(base: state.packedA, stride: stride))
     return StridedMatrix(base: state.packedA, rows: a.rows, columns: a.columns, rowStride: stride)
   }
 
   /// Packs the panel of B that `part` is multiplied by. If it is to be transposed, and the kernels can, that is done on the way
   /// by the product of the first rows, which `part` then has no more.
   private func pack(
-    _ panel: StripPanels.Panel, for part: inout BlockProduct<Element>, _ depth: Range<Int>, _ columns: Range<Int>,
+    _ panel: StripPanels<Element>.Panel, for part: inout BlockProduct<Element>, _ depth: Range<Int>,
+    _ columns: Range<Int>,
     _ state: MatrixWorkspace<Element>
   ) {
     let first = columns.lowerBound + panel.firstVector * Element.lanes
@@ -122,7 +126,9 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
       base: b, rows: part.depth, columns: count, rowStride: product.b.rowStride, columnStride: product.b.columnStride)
     rest.base += transposed * rest.rowStride
     rest.rows -= transposed
-    if rest.rows > 0 { copy(rest, to: LaneMatrix(base: target.row(transposed), stride: target.stride), state) }
+    if rest.rows > 0 {
+      copying(state).copy(rest, to: LaneMatrix(base: target.row(transposed), stride: target.stride))
+    }
     guard let multiplyTransposed, transposed > 0 else { return }
     multiplyFirstRows(of: &part, by: b, depth: transposed) { multiplyTransposed($0, target) }
   }
@@ -151,24 +157,8 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
     part.c += rows * part.cStride
   }
 
-  /// Copies part of B so that its columns are lanes.
-  private func copy(_ b: StridedMatrix<Element>, to panel: LaneMatrix<Element>, _ state: MatrixWorkspace<Element>) {
-    guard b.columnStride != 1 else { return copyRows(of: b, to: panel, state) }
-    for column in 0..<b.columns { state.offsets[column] = column * b.columnStride }
-    kernels.layout.gather(
-      ScatteredRows(base: b.base, offsets: state.offsets, stride: b.rowStride, rows: b.columns, columns: b.rows),
-      panel, 1)
-  }
-
-  private func copyRows(
-    of matrix: StridedMatrix<Element>, to target: LaneMatrix<Element>, _ state: MatrixWorkspace<Element>
-  ) {
-    for row in 0..<matrix.rows { state.offsets[row] = row * matrix.rowStride }
-    kernels.layout.pack(
-      ScatteredRows(
-        base: matrix.base, offsets: state.offsets, stride: matrix.columnStride, rows: matrix.rows,
-        columns: matrix.columns),
-      target, 1)
+  private func copying(_ state: MatrixWorkspace<Element>) -> LaneCopy<Element> {
+    LaneCopy(layout: kernels.layout, offsets: state.offsets)
   }
 
   private func writeOut(_ block: MatrixPartition.Item, _ state: MatrixWorkspace<Element>) {
@@ -206,7 +196,7 @@ struct MatrixWorkspace<Element: ComputeElement> {
     init(_ pass: MatrixPass<Element>) {
       let (columns, blocking) = (min(pass.partition.columnsPerStrip, pass.partition.columns), pass.blocking)
       lanes = (columns + Element.lanes - 1) / Element.lanes * Element.lanes
-      depth = blocking.depth
+      depth = pass.product.packedB == nil ? blocking.depth : 0
       offsets = max(lanes, blocking.rows, blocking.depth, MatrixWorkspace.stagedRows)
       elementsOfA = blocking.packsA ? (blocking.rows + Element.lanes) * (blocking.depth + Element.lanes) : 0
       let writesDirectly = pass.product.c.columnStride == 1 && pass.partition.columns % Element.lanes == 0
@@ -240,31 +230,9 @@ struct MatrixWorkspace<Element: ComputeElement> {
     ones.update(repeating: 1, count: layout.lanes)
   }
 
-  func panel(_ panel: StripPanels.Panel) -> LaneMatrix<Element> {
+  func panel(_ panel: StripPanels<Element>.Panel) -> LaneMatrix<Element> {
     LaneMatrix(
       base: packedB + panel.firstVector * Element.lanes * depth, stride: panel.vectors * Element.lanes)
-  }
-}
-
-/// The vectors of a strip in panels of the tiles' widths: 3, but 4 where 1 would be left over, and 4 and 4 for 8.
-struct StripPanels: Sequence, IteratorProtocol {
-  struct Panel {
-    let firstVector: Int
-    let vectors: Int
-  }
-
-  private let total: Int
-  private var position = 0
-
-  init(columns: Int, lanes: Int) { total = (columns + lanes - 1) / lanes }
-
-  mutating func next() -> Panel? {
-    let left = total - position
-    guard left > 0 else { return nil }
-    let panel = Panel(
-      firstVector: position, vectors: left == 4 || left == 8 ? 4 : Swift.min(left, BlockSize.vectorsPerPanel))
-    position += panel.vectors
-    return panel
   }
 }
 

@@ -41,8 +41,8 @@ package struct StridedMatrix<Element: ComputeElement>: @unchecked Sendable {
 ///     dW += dY^T X      a: dY^T,  b: X,    start: dW
 ///
 /// Transposes are strides. Memory that C shares with nothing but `start` (and then element by element) is the caller's
-/// promise. Each element is summed in ascending order of the depth: its bits depend on the shapes, on the order of the
-/// strides and on the kernels, not on the number of threads.
+/// promise. Each element is summed in ascending order of the depth: its bits depend on the numbers and on the rounding of the
+/// kernels, not on strides, packing or the number of threads.
 ///
 /// How it is done. The register tiles of attention (`BlockProduct`) compute C's rows with the lanes along its columns. B is
 /// packed, a strip of columns and a block of the depth at a time, in panels of 3 vectors whose rows are next to each other.
@@ -62,7 +62,7 @@ package struct StridedMatrix<Element: ComputeElement>: @unchecked Sendable {
 /// the second level gives in that time. C is read and written once every 512 of the depth; the tile prefetches that of the
 /// next. On one thread of a Zen 4, (1024 x 512) (512 x 1536): 82 % of the peak with A copied and blocks of 256, 92 % so. Tried
 /// and dropped: prefetching what is copied next (0 to 0.5 %), copying A where its rows are a multiple of 4 KiB apart (-8 %).
-/// `MatrixBlocking` has the sizes.
+/// `MatrixBlocking` has the sizes. Where B has been packed beforehand (`PackedMatrix`), its panels are read from there.
 ///
 /// The product may as well be computed as C^T = B^T A^T. That packs A instead of B and leaves lanes along C's rows;
 /// the cheaper of the two is done. So a projection of as many tokens as fill vectors transposes them and not its weights.
@@ -71,15 +71,18 @@ package struct MatrixProduct<Element: ComputeElement>: Sendable {
   package var b: StridedMatrix<Element>
   package var c: StridedMatrix<Element>
   package var start: StridedMatrix<Element>?
+  /// B, where it has been packed beforehand.
+  package var packedB: PackedMatrix<Element>?
 
   package init(
     a: StridedMatrix<Element>, b: StridedMatrix<Element>, c: StridedMatrix<Element>,
-    start: StridedMatrix<Element>? = nil
+    start: StridedMatrix<Element>? = nil, packedB: PackedMatrix<Element>? = nil
   ) {
     self.a = a
     self.b = b
     self.c = c
     self.start = start
+    self.packedB = packedB
   }
 
   var rows: Int { c.rows }
@@ -102,6 +105,7 @@ package struct MatrixProduct<Element: ComputeElement>: Sendable {
   private func estimatedCycles(_ kernels: ProductKernels<Element>) -> Double {
     let vectors = Double((columns + Element.lanes - 1) / Element.lanes)
     let written = Double(rows) * Double(columns) * (c.columnStride == 1 ? 0 : 0.375)
+    if packedB != nil { return Double(rows) * Double(depth) * vectors / 2 + written }
     if transposing(kernels) != nil { return (Double(rows) + 3.5) * Double(depth) * vectors / 2 + written }
     let packed = Double(depth) * Double(columns) * (b.columnStride == 1 ? 0.125 : 0.375)
     return Double(rows) * Double(depth) * vectors / 2 + packed + written
@@ -121,8 +125,9 @@ package struct MatrixProduct<Element: ComputeElement>: Sendable {
     let participants = ThreadPool.participants(cycles: product.estimatedCycles(kernels.products), upTo: threads)
     let blocking = MatrixBlocking(product)
     let partition = MatrixPartition(
-      rows: product.rows, columns: product.columns, panel: BlockSize.vectorsPerPanel * Element.lanes,
-      widest: blocking.widest, threads: participants)
+      rows: product.rows, columns: product.columns,
+      panel: StripPanels<Element>.columns(isPacked: product.packedB != nil), widest: blocking.widest,
+      threads: participants)
     var pass = MatrixPass(product: product, blocking: blocking, partition: partition, kernels: kernels)
     try pass.run(items: partition.count, check, participants: min(participants, partition.count))
   }
