@@ -206,9 +206,31 @@ import Testing
       }
     }
     let large = MatrixPartition(rows: 2048, columns: 2048, panel: 48, widest: 768, threads: 3)
-    #expect(large.count % 3 == 0 && large.columnsPerStrip >= 192, "uneven, or packed too often")
-    let low = MatrixPartition(rows: 16, columns: 512, panel: 48, widest: 192, threads: 2)
-    #expect(low.count % 2 == 0, "three strips of fewer rows than a block's unit, two of them for one thread")
+    #expect(large.columnsPerStrip >= 192, "packed too often")
+  }
+
+  @Test("threads that take items in turn are busy nine tenths of the time", arguments: [1, 2, 3, 4, 6, 8])
+  func busy(_ threads: Int) {
+    for (rows, columns, widest) in [
+      (512, 512, 192), (512, 1536, 192), (1536, 512, 768), (1024, 512, 192), (2048, 2048, 192), (2048, 512, 192),
+    ] {
+      let busy = busyShare(
+        MatrixPartition(rows: rows, columns: columns, panel: 48, widest: widest, threads: threads), threads)
+      #expect(busy >= 0.9, "\(rows) x \(columns): \(busy)")
+    }
+    let low = busyShare(MatrixPartition(rows: 16, columns: 512, panel: 48, widest: 192, threads: 2), 2)
+    #expect(low >= 0.85, "fewer rows than the least of a block")
+  }
+
+  /// Of the threads' time, when each takes the next item as soon as it has finished one.
+  private func busyShare(_ partition: MatrixPartition, _ threads: Int) -> Double {
+    var ends = [Int](repeating: 0, count: threads)
+    for index in 0..<partition.count {
+      let item = partition.item(index)
+      let first = ends.indices.min { ends[$0] < ends[$1] } ?? 0
+      ends[first] += item.rows.count * item.columns.count
+    }
+    return Double(partition.rows * partition.columns) / Double(threads * (ends.max() ?? 1))
   }
 
   @Test("no view, or one without axes, is a matrix of nothing")

@@ -59,11 +59,18 @@ LAYER = (
         "private var blocks: Int { max(rows / rowsPerBlock, 1) }",
     ),
     Mutation(
-        "partition-counts-rows-that-are-not-there",
-        "few rows are cut into strips that threads cannot share evenly",
+        "partition-forgets-the-last-strip",
+        "the time for a last strip that is narrower is not counted when a product is cut",
         MATRIX_PARTITION,
-        "let rowsPerBlock = min(Self.rounded((rows + wanted - 1) / wanted), rows)",
-        "let rowsPerBlock = Self.rounded((rows + wanted - 1) / wanted)",
+        "var narrow = part > 0 ? blocks : 0",
+        "var narrow = 0",
+    ),
+    Mutation(
+        "partition-forgets-who-is-late",
+        "items that do not share out evenly are taken to do so",
+        MATRIX_PARTITION,
+        "      span += 1\n",
+        "      span += Double(late) / Double(threads)\n",
     ),
     Mutation(
         "packed-later-depth-lost",

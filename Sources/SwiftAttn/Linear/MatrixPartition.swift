@@ -12,8 +12,10 @@ struct MatrixPartition: Equatable, Sendable {
   let columnsPerStrip: Int
   let rowsPerBlock: Int
 
-  /// Rows of a block are a multiple of the rows of every tile.
-  private static var rowUnit: Int { 24 }
+  /// Rows of a block are a multiple of those of the main tile.
+  private static var rowUnit: Int { 8 }
+  /// No block is lower, but for the last, where there are rows enough.
+  private static var lowestBlock: Int { 24 }
   /// Packing a strip again for another block of rows costs as much as this many rows of it; packing the rows again for
   /// another strip as much as this many of its columns.
   private static var packingRows: Double { 8 }
@@ -22,25 +24,27 @@ struct MatrixPartition: Equatable, Sendable {
   /// The widths of strips and the number of blocks of rows that keep `threads` threads evenly busy without packing too
   /// much. No strip is wider than `widest` columns.
   init(rows: Int, columns: Int, panel: Int, widest: Int, threads: Int) {
-    self.rows = rows
-    self.columns = columns
-    var best = (score: 0.0, rows: rows, columns: columns)
+    var best = (score: 0.0, partition: Self(rows: rows, columns: columns, columnsPerStrip: columns, rowsPerBlock: rows))
     var width = panel
     // Strips wider than C are all alike.
     while width <= widest, width < columns + panel {
-      let columnsPerStrip = min(width, columns)
-      let strips = Double(columns) / Double(columnsPerStrip)
-      for wanted in 1...max(1, min(8 * threads, rows / Self.rowUnit)) {
-        let rowsPerBlock = min(Self.rounded((rows + wanted - 1) / wanted), rows)
-        let share = strips * (Double(rows) / Double(rowsPerBlock)) / Double(threads)
-        let packing = Self.packingRows / Double(rowsPerBlock) + Self.packingColumns / Double(columnsPerStrip)
-        let score = share / share.rounded(.up) / (1 + packing)
-        if score > best.score { best = (score, rowsPerBlock, width) }
+      for wanted in 1...max(1, min(8 * threads, rows / Self.lowestBlock)) {
+        let candidate = Self(
+          rows: rows, columns: columns, columnsPerStrip: min(width, columns),
+          rowsPerBlock: min(Self.rounded((rows + wanted - 1) / wanted), rows))
+        let score = candidate.evenness(threads: threads) / (1 + candidate.packing)
+        if score > best.score { best = (score, candidate) }
       }
       width += panel
     }
-    rowsPerBlock = best.rows
-    columnsPerStrip = best.columns
+    self = best.partition
+  }
+
+  private init(rows: Int, columns: Int, columnsPerStrip: Int, rowsPerBlock: Int) {
+    self.rows = rows
+    self.columns = columns
+    self.columnsPerStrip = columnsPerStrip
+    self.rowsPerBlock = rowsPerBlock
   }
 
   private static func rounded(_ rows: Int) -> Int { (rows + rowUnit - 1) / rowUnit * rowUnit }
@@ -48,6 +52,29 @@ struct MatrixPartition: Equatable, Sendable {
   private var strips: Int { (columns + columnsPerStrip - 1) / columnsPerStrip }
   private var blocks: Int { (rows + rowsPerBlock - 1) / rowsPerBlock }
   var count: Int { strips * blocks }
+
+  private var packing: Double {
+    Self.packingRows / Double(rowsPerBlock) + Self.packingColumns / Double(columnsPerStrip)
+  }
+
+  /// The share of their time in which the threads have an item, as each takes the next one when it has finished one. Items
+  /// count as if the last block of a strip were as high as the others.
+  private func evenness(threads: Int) -> Double {
+    let wholeStrips = columns / columnsPerStrip
+    // How much of a strip the last one is, where it is narrower.
+    let part = Double(columns - wholeStrips * columnsPerStrip) / Double(columnsPerStrip)
+    let (rounds, late) = (wholeStrips * blocks).quotientAndRemainder(dividingBy: threads)
+    var narrow = part > 0 ? blocks : 0
+    var span = Double(rounds)
+    if late > 0 {
+      // While some threads have one more item of a whole strip, the others have narrow ones.
+      span += 1
+      if part > 0 { narrow -= min(narrow, (threads - late) * Int(1 / part)) }
+    }
+    span += Double((narrow + threads - 1) / threads) * part
+    let work = (Double(wholeStrips) + part) * Double(rows) / Double(rowsPerBlock)
+    return work / Double(threads) / span
+  }
 
   /// Blocks of one strip follow each other; the last strip, which may be narrow, comes last and evens the queue's end.
   func item(_ index: Int) -> Item {
