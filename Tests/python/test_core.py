@@ -14,6 +14,7 @@ from numpy.lib.stride_tricks import as_strided
 
 import swiftattn
 from cases import Array
+from helpers import output_of
 from swiftattn import _core
 
 X = np.random.default_rng(0).standard_normal((3, 8), np.float32)
@@ -222,12 +223,51 @@ def test_a_main_thread_that_is_unknown_is_an_error(
 ) -> None:
     with monkeypatch.context() as broken:
         broken.setitem(sys.modules, "threading", SimpleNamespace(main_thread=main_thread))
-        core = another_core()
-    options = (None, None, False, None, None, None, "BHSD")
-    large = np.random.default_rng(1).standard_normal((64, 64), np.float32)
+        with pytest.raises(exception, match=message):
+            another_core()
+
+
+AFTER_FORK = """
+import os, sys, threading
+from types import SimpleNamespace
+
+import numpy as np
+
+asked = []
+
+
+def main_thread():
+    asked.append(os.getpid())
+    if len(asked) > 2:
+        raise ArithmeticError("no thread")
+    return threading.main_thread()
+
+
+real = sys.modules["threading"]
+sys.modules["threading"] = SimpleNamespace(main_thread=main_thread)
+from swiftattn import _core
+sys.modules["threading"] = real
+options = (None, None, False, None, None, None, "BHSD")
+large = np.random.default_rng(1).standard_normal((64, 64), np.float32)
+expected = _core.forward(large, large, large, *options, None, False)
+assert asked == [os.getpid()]  # when the module was made, and not again
+child = os.fork()
+if child == 0:
+    assert (_core.forward(large, large, large, *options, None, False) == expected).all()
+    assert asked[1:] == [os.getpid()]
     out = np.full_like(large, 7)
-    with pytest.raises(exception, match=message):
-        core.forward(large, large, large, *options, out, False)
-    assert (out == 7).all()
-    # A small call does not ask which thread it is in.
-    np.testing.assert_array_equal(core.forward(X, X, X, *options, None, False), swiftattn.attention(X, X, X))
+    try:
+        _core.forward(large, large, large, *options, out, False)
+    except ArithmeticError:
+        assert (out == 7).all()
+        # A small call does not ask which thread it is in.
+        _core.forward(large[:3, :8], large[:3, :8], large[:3, :8], *options, None, False)
+        os._exit(0)
+    os._exit(1)
+assert os.waitpid(child, 0)[1] == 0
+print("done")
+"""
+
+
+def test_after_a_fork_the_main_thread_is_asked_for_again() -> None:
+    assert output_of(AFTER_FORK) == "done\n"

@@ -3,6 +3,8 @@
 #define SWIFTATTN_CORE_IMPORTS_NUMPY
 #include "_core.h"
 
+#include <unistd.h>
+
 int check_status(swiftattn_status status) {
   PyObject *exception = PyExc_RuntimeError;
   switch (status) {
@@ -132,7 +134,10 @@ static int execute(PyObject *module) {
   core_state *state = PyModule_GetState(module);
   state->from_dlpack = import_attribute("numpy", "from_dlpack");
   state->main_thread = import_attribute("threading", "main_thread");
-  return state->from_dlpack == NULL || state->main_thread == NULL ? -1 : 0;
+  if (state->from_dlpack == NULL || state->main_thread == NULL)
+    return -1;
+  state->process = getpid();
+  return core_main_ident(state, &state->main_ident);
 }
 
 static int traverse(PyObject *module, visitproc visit, void *arg) {

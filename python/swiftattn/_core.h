@@ -12,6 +12,7 @@
 #include <Python.h>
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
 #define NPY_TARGET_VERSION NPY_1_22_API_VERSION
@@ -27,6 +28,9 @@
 typedef struct core_state {
   PyObject *from_dlpack; /* numpy.from_dlpack */
   PyObject *main_thread; /* threading.main_thread */
+  /* Who that was when the module was made, in the process that made it: after a fork it may be another. */
+  pid_t process;
+  unsigned long main_ident;
 } core_state;
 
 /* A parameter of the Python functions that takes an array. */
@@ -105,6 +109,9 @@ int call_run(core_call *call, double work, core_compute *compute, const void *re
 
 void core_copy_shape(const swiftattn_tensor *from, int rank, swiftattn_tensor *to);
 bool core_has_argument_count(Py_ssize_t count, Py_ssize_t wanted);
+
+/* Asks Python who its main thread is; -1 with an exception set where that fails. */
+int core_main_ident(const core_state *state, unsigned long *ident);
 
 /* 0 for SWIFTATTN_OK; otherwise -1, with the library's message in the exception that suits the status. */
 int check_status(swiftattn_status status);

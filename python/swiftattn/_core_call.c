@@ -2,6 +2,7 @@
 #include "_core.h"
 
 #include <time.h>
+#include <unistd.h>
 
 /* Multiply-adds up to which a call keeps the GIL. It is over in some microseconds, while another thread that took the
  * GIL meanwhile would keep it for a whole switch interval, 5 ms. */
@@ -33,18 +34,25 @@ static int32_t check_signals(void *context) {
   return raised != 0;
 }
 
-/* 1, 0, or -1 with an exception set. */
-static int is_main_thread(const core_state *state) {
+int core_main_ident(const core_state *state, unsigned long *ident) {
   PyObject *main_thread = PyObject_CallNoArgs(state->main_thread);
   if (main_thread == NULL)
     return -1;
-  PyObject *ident = PyObject_GetAttrString(main_thread, "ident");
+  PyObject *number = PyObject_GetAttrString(main_thread, "ident");
   Py_DECREF(main_thread);
-  if (ident == NULL)
+  if (number == NULL)
     return -1;
-  unsigned long main_ident = PyLong_AsUnsignedLong(ident);
-  Py_DECREF(ident);
-  return PyErr_Occurred() ? -1 : main_ident == PyThread_get_thread_ident();
+  *ident = PyLong_AsUnsignedLong(number);
+  Py_DECREF(number);
+  return PyErr_Occurred() ? -1 : 0;
+}
+
+/* 1, 0, or -1 with an exception set. */
+static int is_main_thread(const core_state *state) {
+  unsigned long ident = state->main_ident;
+  if (getpid() != state->process && core_main_ident(state, &ident) < 0)
+    return -1;
+  return ident == PyThread_get_thread_ident();
 }
 
 int call_run(core_call *call, double work, core_compute *compute, const void *request) {

@@ -30,13 +30,13 @@ public enum AttentionOperator {
   static func run<Element: ComputeElement>(
     _ plan: AttentionPlan<Element>, out: TensorView, lse: TensorView?, _ check: InterruptCheck?
   ) throws(AttentionError) {
-    let geometry = plan.geometry
+    let (geometry, full) = (plan.geometry, plan.geometry.scoreShape)
     let set = try Dispatch.current()
     // There may be more heads without rows than can be counted to.
     guard geometry.rowsPerHead > 0 else { return }
     var pass = ForwardPass(
-      plan: plan, out: Operand(out, alignedTo: geometry.scoreShape, as: Element.self),
-      lse: Operand(optional: lse?.withTrailingAxis, alignedTo: geometry.scoreShape),
+      plan: plan, out: Operand(out, alignedTo: full, as: Element.self),
+      lse: Operand(optional: lse?.withTrailingAxis, alignedTo: full),
       kernels: Element.kernels(set), partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
     let items = pass.partition.forwardCount
     try pass.run(items: items, check, participants: participants(geometry, items: items, Element.self))
@@ -170,13 +170,8 @@ extension TensorView {
   /// (..., 1): how a tensor of rows is read as an operand.
   var withTrailingAxis: TensorView {
     var view = self
-    view.shape = Shape(rank: rank + 1)
-    view.strides = Shape(rank: rank + 1)
-    for axis in 0..<rank {
-      view.shape[axis] = shape[axis]
-      view.strides[axis] = strides[axis]
-    }
-    view.shape[rank] = 1
+    view.shape = shape.appending(1)
+    view.strides = strides.appending(0)
     return view
   }
 }

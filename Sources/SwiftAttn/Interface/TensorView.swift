@@ -42,6 +42,21 @@ public struct Shape: Sendable {
 
   /// Counted from the end: 1 is the last axis.
   func last(_ n: Int) -> Int { values[rank - n] }
+
+  /// With one more axis; the rank is below the largest.
+  func appending(_ length: Int) -> Shape {
+    var shape = self
+    shape.values[rank] = length
+    shape.rank += 1
+    return shape
+  }
+
+  /// Without the last `count` axes.
+  func dropping(_ count: Int) -> Shape {
+    var shape = self
+    shape.rank -= count
+    return shape
+  }
 }
 
 /// A view of memory that somebody else owns: the one place where the library holds the caller's pointers.

@@ -211,23 +211,6 @@ private struct ParameterJudge {
   }
 }
 
-extension Shape {
-  /// With one more axis; the rank is below the largest.
-  func appending(_ length: Int) -> Shape {
-    var shape = Shape(rank: rank + 1)
-    for axis in 0..<rank { shape[axis] = self[axis] }
-    shape[rank] = length
-    return shape
-  }
-
-  /// Without the last `count` axes.
-  func dropping(_ count: Int) -> Shape {
-    var shape = Shape(rank: rank - count)
-    for axis in 0..<shape.rank { shape[axis] = self[axis] }
-    return shape
-  }
-}
-
 extension TensorView {
   /// Whether it is the same memory in the same layout.
   @inline(never)

@@ -69,12 +69,8 @@ struct Geometry: Sendable {
 
   /// (B..., Hq, Sq, Sk), of rank 3 or more; Sk without leading keys.
   var scoreShape: Shape {
-    let rank = queryShape.rank
-    var shape = Shape(rank: max(rank, 3))
-    if rank == 2 { shape[0] = 1 }
-    for axis in 0..<rank { shape[axis + shape.rank - rank] = queryShape[axis] }
-    shape[shape.rank - 1] = maskedKeys
-    return shape
+    guard queryShape.rank == 2 else { return queryShape.dropping(1).appending(maskedKeys) }
+    return Shape(rank: 0).appending(1).appending(queryShape[0]).appending(maskedKeys)
   }
 
   /// (B..., Hq, Sq, Dv), of query's rank.
