@@ -25,6 +25,7 @@ WIDE = (
     LayerCase((5, 70), (2, 1, 64), 192, "fused"),
     LayerCase((5, 70), (4, 1, 64), 96, "memory"),
     LayerCase((30, 30), (5, 1, 37), 87, bias_kv=True),
+    LayerCase((5, 5), (5, 1, 37), 87),
     LayerCase((200, 130), (3, 3, 100), 300, "apart"),
 )
 

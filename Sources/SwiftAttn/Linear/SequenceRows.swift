@@ -34,6 +34,8 @@ struct SequenceRows<Element: ComputeElement> {
   }
 
   var width: Int { first.columns }
+  /// Of all sequences; there may be none, of any number of sequences.
+  var count: Int { first.rows * batches }
   /// In how many matrices the rows lie; `other` must be cut alike. Without rows in none, whatever the number of sequences.
   func groups(with other: Self) -> Int {
     first.rows == 0 ? 0 : isFolded && other.isFolded ? min(batches, 1) : batches
