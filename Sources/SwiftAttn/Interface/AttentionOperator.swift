@@ -162,7 +162,7 @@ public enum AttentionOperator {
     let vectors = (Double(geometry.rowsPerHead) / Double(Element.lanes)).rounded(.up)
     let heads = Double(geometry.batches) * Double(geometry.headsKV)
     let products = heads * vectors * Double(geometry.seqLenK) * Double(geometry.headDim + geometry.valueDim)
-    return ThreadPool.participants(cycles: products / 2, upTo: min(ThreadCount.current, max(items, 1)))
+    return ThreadPool.participants(cycles: products / 2, items: items)
   }
 }
 

@@ -41,7 +41,7 @@ struct RotaryPass<Element: ComputeElement>: ParallelPass {
     let items = (positions + Self.positionsPerItem - 1) / Self.positionsPerItem
     let turned = Double(batches) * Double(queries.count * queries.heads + keys.count * keys.heads) * Double(dim)
     // Half a cycle a number, sines and cosines included.
-    let threads = ThreadPool.participants(cycles: turned / 2, upTo: min(ThreadCount.current, max(items, 1)))
+    let threads = ThreadPool.participants(cycles: turned / 2, items: items)
     try run(items: items, check, participants: threads)
   }
 

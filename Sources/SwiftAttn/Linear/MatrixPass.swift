@@ -112,8 +112,7 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
   /// by the product of the first rows, which `part` then has no more.
   private func pack(
     _ panel: StripPanels<Element>.Panel, for part: inout BlockProduct<Element>, _ depth: Range<Int>,
-    _ columns: Range<Int>,
-    _ state: MatrixWorkspace<Element>
+    _ columns: Range<Int>, _ state: MatrixWorkspace<Element>
   ) {
     let first = columns.lowerBound + panel.firstVector * Element.lanes
     let count = min(panel.vectors * Element.lanes, columns.upperBound - first)
@@ -188,13 +187,14 @@ struct MatrixWorkspace<Element: ComputeElement> {
   /// How large its parts are.
   struct Layout {
     let lanes: Int
+    /// Of B's block, nothing where B has been packed beforehand.
     let depth: Int
     let offsets: Int
     let elementsOfA: Int
     let stagedRows: Int
 
     init(_ pass: MatrixPass<Element>) {
-      let (columns, blocking) = (min(pass.partition.columnsPerStrip, pass.partition.columns), pass.blocking)
+      let (columns, blocking) = (pass.partition.columnsPerStrip, pass.blocking)
       lanes = (columns + Element.lanes - 1) / Element.lanes * Element.lanes
       depth = pass.product.packedB == nil ? blocking.depth : 0
       offsets = max(lanes, blocking.rows, blocking.depth, MatrixWorkspace.stagedRows)
