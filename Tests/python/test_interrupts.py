@@ -87,6 +87,15 @@ thread = threading.Thread(target=lambda: swiftattn.attention(q, q, q), daemon=Tr
 thread.start()
 """
 
+# The sequence that another thread gets has more keys, all in the same memory, than there is time for; the caller's is
+# short.
+UNEVEN = """
+rows = np.ones((2, 1, 1, 64), np.float32)
+keys = np.broadcast_to(np.ones(64, np.float32), (2, 1, 2**38, 64))
+lengths = np.array([2**20, 2**38])
+small = np.ones((4, 8), np.float32)
+"""
+
 CALLS = {
     "attention": (ATTENTION, "swiftattn.attention(q, q, q, out=memory[None, 1:-1])", AFTER_ATTENTION),
     "attention_backward": (ATTENTION, "swiftattn.attention_backward(q, q, q, q, q, lse)", AFTER_ATTENTION),
@@ -94,6 +103,11 @@ CALLS = {
     "layer's products": (LONG_PRODUCTS, LAYER_FORWARD, f"{AFTER_LAYER_FORWARD}; {SAME}"),
     "layer.backward": (f"{LONG_ATTENTION}{LAYER_FORWARD}\nlengths[0] = 131072", "layer.backward(x)", ""),
     "layer.backward's products": (f"{LONG_PRODUCTS}{LAYER_FORWARD}", "layer.backward(x)", ""),
+    "attention that waits": (
+        UNEVEN,
+        "swiftattn.attention(rows, keys, keys, key_lengths=lengths)",
+        "assert (swiftattn.attention(small, small, small) == 1).all()",
+    ),
     "attention in another thread": (ATTENTION + BESIDE, "thread.join()", AFTER_ATTENTION),
 }
 
