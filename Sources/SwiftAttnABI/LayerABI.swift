@@ -87,7 +87,7 @@ extension LayerArguments {
     arguments.addsZeroToken = fields.add_zero_attn != 0
     arguments.interruptCheck = InterruptCheck(fields.interrupted, fields.interrupted_context)
     arguments.packed = fields.packed.map {
-      UnsafeRawBufferPointer(start: $0, count: Int(clamping: fields.packed_bytes))
+      UnsafeRawBufferPointer(start: $0, count: max(fields.packed_bytes, 0))
     }
     self = arguments
   }

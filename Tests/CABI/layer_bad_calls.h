@@ -221,6 +221,7 @@ static const bad_call layer_bad_calls[] = {
     {"packed", ARGUMENT, FORWARD | PACKING, {{PACKED_SHIFT, ANY, 0, 4}}},
     {"packed", ARGUMENT, FORWARD | PACKING, {{PACKED_SHIFT, ANY, 0, 32}}},
     {"packed", ARGUMENT, FORWARD | PACKING, {{PACKED_BYTES, ANY, 0, -1}}},
+    {"packed has 0 bytes", ARGUMENT, FORWARD | PACKING, {{PACKED_BYTES, ANY, 0, INT64_MIN}}},
     {"saved overlaps packed", ARGUMENT, FORWARD, {{PACKED_IS_SAVED, ANY, 0, 0}}},
     {"packed overlaps query_weight", ARGUMENT, PACKING, {{PACKED_IS_WEIGHT, ANY, 0, 0}}},
     {"key", SHAPE, ALL, {{STRIDE, LAYER_KEY, 1, 33}}},

@@ -211,11 +211,12 @@ import Testing
 
   @Test("threads that take items in turn are busy nine tenths of the time", arguments: [1, 2, 3, 4, 6, 8])
   func busy(_ threads: Int) {
-    for (rows, columns, widest) in [
-      (512, 512, 192), (512, 1536, 192), (1536, 512, 768), (1024, 512, 192), (2048, 2048, 192), (2048, 512, 192),
+    for (rows, columns, panel, widest) in [
+      (512, 512, 48, 192), (512, 1536, 48, 192), (1536, 512, 48, 768), (1024, 512, 48, 192), (2048, 2048, 48, 192),
+      (2048, 512, 48, 192), (512, 512, 64, 192), (512, 1536, 64, 192), (1024, 768, 64, 256),
     ] {
       let busy = busyShare(
-        MatrixPartition(rows: rows, columns: columns, panel: 48, widest: widest, threads: threads), threads)
+        MatrixPartition(rows: rows, columns: columns, panel: panel, widest: widest, threads: threads), threads)
       #expect(busy >= 0.9, "\(rows) x \(columns): \(busy)")
     }
     let low = busyShare(MatrixPartition(rows: 16, columns: 512, panel: 48, widest: 192, threads: 2), 2)

@@ -127,6 +127,19 @@ def test_arrays_that_were_read_only_before_stay_so() -> None:
     assert [name for name, array in layer.parameters.items() if not array.flags.writeable] == ["out_proj.weight"]
 
 
+def test_an_interrupted_freezing_leaves_the_layer_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_parameters: object) -> object:
+        raise KeyboardInterrupt
+
+    layer = MultiHeadAttention(8, 2, seed=0)
+    with monkeypatch.context() as broken:
+        broken.setattr(swiftattn._core, "layer_pack", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            layer.freeze()
+    assert not layer.frozen
+    assert all(array.flags.writeable for array in layer.parameters.values())
+
+
 def test_unfreezing_gives_the_memory_back() -> None:
     layer = MultiHeadAttention(8, 2, seed=0)
     layer.freeze()
@@ -136,18 +149,27 @@ def test_unfreezing_gives_the_memory_back() -> None:
     assert packed() is None
 
 
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle 4": lambda layer: pickle.loads(pickle.dumps(layer, 4)),
+    "pickle 5": lambda layer: pickle.loads(pickle.dumps(layer, 5)),
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 def test_copies_of_a_frozen_layer_are_not_frozen(copied: Callable[[Any], Any]) -> None:
     x = np.random.default_rng(0).standard_normal((2, 5, 8), dtype=np.float32)
     layer = MultiHeadAttention(8, 2, seed=0)
+    layer.name = "kept"  # type: ignore[attr-defined]
     layer.freeze()
     twin = copied(layer)
+    assert twin.name == "kept"
     assert not twin.frozen
     assert layer.frozen
     np.testing.assert_array_equal(twin(x), layer(x))
-    if copied is not copy.copy:  # which shares the arrays
-        twin.parameters["out_proj.bias"][...] += 1
-        assert not np.array_equal(twin(x), layer(x))
+    twin.parameters["out_proj.bias"][...] += 1
+    assert not np.array_equal(twin(x), layer(x))
 
 
 def test_a_frozen_layer_computes_in_many_threads() -> None:

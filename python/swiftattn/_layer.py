@@ -1,4 +1,4 @@
-"""The multi-head attention layer: signatures, documentation and the parameters; each pass is one call of the core."""
+"""The multi-head attention layer: signatures and documentation; each pass is one call of the core."""
 
 from __future__ import annotations
 

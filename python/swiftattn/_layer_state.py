@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from ._types import Array, LayerOperands, Seed
 
 
+# What a copy makes anew.
+_MADE_BY_BIND = frozenset(
+    ("_geometry", "_core_parameters", "_core_gradients", "_kept", "_saved", "_packed", "_made_read_only")
+)
+
+
 class LayerState:
     """The part of `MultiHeadAttention` that holds its arrays."""
 
@@ -63,27 +69,34 @@ class LayerState:
         return self._packed is not None
 
     def freeze(self) -> None:
-        """Make the parameters read-only, and every later call quicker by it, until `unfreeze`.
+        """Make the parameters read-only, and later calls quicker by it, until `unfreeze`.
 
         The weights are copied once, in the order in which the products read them, which a call otherwise does anew
-        each time: the fewer tokens a call has, the more that counts. Takes as much memory again as the weights, their
-        lengths rounded up to multiples of 16 (float64: of 8). No bit of any result changes. `backward` works as ever.
-        On a frozen layer it does nothing.
+        each time: the fewer tokens a call has, the more that counts, and most where widths are multiples of 64
+        (float64: of 32). Takes as much memory again as the weights, their lengths rounded up to multiples of 16
+        (float64: of 8). No bit of any result changes. `backward` works as ever. On a frozen layer it does nothing.
 
         The arrays of `parameters` are those of `state_dict` too, so what writes to either raises NumPy's ValueError.
-        Views that were made of them before are not read-only: nothing may be written through those.
+        Views that were made of them before are not read-only: nothing may be written through those. Neither `freeze`
+        nor `unfreeze` may run beside another use of the layer, or of a shallow copy, which has the same arrays.
 
         Raises
         ------
         MemoryError
             No memory for the copies; the layer is as it was.
+        ValueError
+            An unusable SWIFTATTN_ISA; likewise.
         """
         if self.frozen:
             return
-        self._packed = _core.layer_pack(self._core_parameters)
         self._made_read_only = [array for array in self._parameters.values() if array.flags.writeable]
-        for array in self._made_read_only:
-            array.flags.writeable = False
+        try:
+            for array in self._made_read_only:
+                array.flags.writeable = False
+            self._packed = _core.layer_pack(self._core_parameters)
+        except BaseException:
+            self.unfreeze()
+            raise
 
     def unfreeze(self) -> None:
         """Undo `freeze`: the parameters can be changed again, and the memory is given back."""
@@ -126,7 +139,11 @@ class LayerState:
         return load(self._parameters, state, strict)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: vars(self)[name] for name in ("_config", "_parameters", "_grads")}
+        state = {name: value for name, value in vars(self).items() if name not in _MADE_BY_BIND}
+        if self.frozen:
+            # Copies can be written: what is unpickled from a read-only array may never be.
+            state["_parameters"] = {name: array.copy() for name, array in self._parameters.items()}
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -7,12 +7,15 @@ public enum LayerOperator {
   public static let memoryAlignment = 64
 
   /// How many bytes the packed weights take; the other parameters do not count.
+  /// - Throws: naming a weight that is missing, not a matrix, or of another type than the first.
   public static func packedBytes(_ parameters: LayerParameterViews) throws(AttentionError) -> Int {
     try parameters.judgedType() == .float64
       ? PackedWeights<Double>.bytes(parameters) : PackedWeights<Float>.bytes(parameters)
   }
 
-  /// Packs the weights into `packed`, at least `packedBytes` bytes, for forward passes of layers that have the same weights.
+  /// Packs the weights into `packed`, at least `packedBytes` bytes at a multiple of `memoryAlignment`, for forward passes of
+  /// layers that have the same weights. Any number of calls may then read it at once.
+  /// - Throws: as `packedBytes`, or naming `packed`, and nothing is written then; `outOfMemory`.
   public static func pack(
     _ parameters: LayerParameterViews, into packed: UnsafeMutableRawBufferPointer
   ) throws(AttentionError) {

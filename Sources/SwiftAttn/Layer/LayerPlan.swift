@@ -23,7 +23,7 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
   /// Whether a token may be seen by no query at all.
   let mayHideTokens: Bool
 
-  /// `memory` has what `LayerBufferSizes` says; packed weights have been judged.
+  /// `memory` has what `LayerBufferSizes` says. Forward has judged the packed weights; backward has not, and reads none.
   @inline(never)
   init(
     _ arguments: borrowing LayerArguments, _ shape: LayerShape, _ memory: UnsafeMutableRawPointer
