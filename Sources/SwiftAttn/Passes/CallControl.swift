@@ -39,7 +39,7 @@ struct CallControl: ~Copyable {
   private let finished = Atomic<Int>(0)
   private let stopped = Atomic<Bool>(false)
   private let interrupted = Atomic<Bool>(false)
-  /// Of a call that has somebody to ask; reading the clock takes a twentieth of the smallest call.
+  /// Of a call that has somebody to ask; others do not read the clock.
   private let lastPoll: Atomic<UInt64>
   private let count: Int
   private let check: InterruptCheck?
