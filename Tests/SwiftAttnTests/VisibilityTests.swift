@@ -46,7 +46,7 @@ import Testing
 
   private func compare(_ plan: AttentionPlan<Float>, _ sees: (Int, Int) -> Bool) {
     let partition = Partition(plan.geometry, rowsPerBlock: BlockSize.vectorsPerBlock * Float.lanes)
-    var workspace = Workspace(bytes: BlockRows<Float>.bytes(capacity: partition.rowsPerBlock))!
+    var workspace = Workspace(bytes: BlockRows<Float>.bytes(capacity: partition.rowsPerBlock), participant: 0)!
     var rows = BlockRows<Float>(capacity: partition.rowsPerBlock, &workspace)
     let visibility = Visibility(plan, Float.kernels(.baseline).masking)
     for item in 0..<partition.forwardCount {

@@ -46,7 +46,8 @@ struct RotaryPass<Element: ComputeElement>: ParallelPass {
   }
 
   func run(_ control: borrowing CallControl, participant: Int) {
-    guard var workspace = Workspace(bytes: 3 * Workspace.bytes(dim, of: Double.self)) else { return }
+    let bytes = 3 * Workspace.bytes(dim, of: Double.self)
+    guard var workspace = Workspace(bytes: bytes, participant: participant) else { return }
     let angles = Angles(rope, dim, turnsBack: turnsBack, &workspace)
     while let item = control.claim() {
       let first = item * Self.positionsPerItem

@@ -9,7 +9,7 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
 
   func run(_ control: borrowing CallControl, participant: Int) {
     let layout = MatrixWorkspace<Element>.Layout(self)
-    guard var workspace = Workspace(bytes: layout.bytes) else { return }
+    guard var workspace = Workspace(bytes: layout.bytes, participant: participant) else { return }
     let state = MatrixWorkspace<Element>(layout, &workspace)
     while let item = control.claim() {
       compute(item: partition.item(item), state, control, participant: participant)

@@ -43,7 +43,8 @@ package struct PackedMatrix<Element: ComputeElement>: @unchecked Sendable {
     _ b: StridedMatrix<Element>, to target: UnsafeMutablePointer<Element>, _ layout: LayoutKernels<Element>
   ) throws(AttentionError) {
     let rowsOfPart = 256
-    guard var workspace = Workspace(bytes: Workspace.bytes(rowsOfPart, of: Int.self)) else { throw .noMemory }
+    let bytes = Workspace.bytes(rowsOfPart, of: Int.self)
+    guard var workspace = Workspace(bytes: bytes, participant: 0) else { throw .noMemory }
     let copying = LaneCopy(layout: layout, offsets: workspace.take(rowsOfPart, of: Int.self))
     let packed = Self(base: target, rows: b.rows, columns: b.columns)
     for panel in StripPanels<Element>(columns: b.columns, isPacked: true) {

@@ -6,19 +6,24 @@ import Synchronization
 ///
 /// Every shelf is lock-free, and a fork leaves it usable: a slot has a whole block or none.
 struct MemoryShelf {
-  /// Workspaces of a few threads.
-  static let workspaces = MemoryShelf(first: 0, count: 4, largest: 2 << 20)
+  /// Workspaces of a few threads. A participant finds the one that it had before, which its own caches still hold.
+  static func workspace(of participant: Int) -> MemoryShelf {
+    MemoryShelf(first: 0, count: 4, preferred: participant % 4, largest: 2 << 20)
+  }
   /// What the steps of a layer hand to each other. A call that finds the slot empty has memory of its own.
-  static let layer = MemoryShelf(first: 4, count: 1, largest: 64 << 20)
+  static let layer = MemoryShelf(first: 4, count: 1, preferred: 0, largest: 64 << 20)
 
   private let first: Int
   private let count: Int
+  /// The slot to look at first, counted from `first`.
+  private let preferred: Int
   /// Larger blocks go back.
   private let largest: Int
 
   /// A block that is large enough; those found before it are given back. The allocator in use may have changed since.
   func take(bytes: Int) -> MemoryBlock? {
-    for slot in first..<first + count {
+    for turn in 0..<count {
+      let slot = slot(turn)
       guard let block = slots.exchange(slot, nil) else { continue }
       if block.bytes >= bytes, block.allocator == sa_allocator_in_use() { return block }
       block.deallocate()
@@ -26,13 +31,15 @@ struct MemoryShelf {
     return nil
   }
 
+  private func slot(_ turn: Int) -> Int { first + (preferred + turn) % count }
+
   /// Keeps a block, in the place of one that has been kept longer when all slots are taken.
   func put(_ block: MemoryBlock) {
     guard block.bytes <= largest else { return block.deallocate() }
     var homeless: MemoryBlock? = block
-    for slot in first..<first + count {
+    for turn in 0..<count {
       guard let displaced = homeless else { break }
-      homeless = slots.exchange(slot, displaced)
+      homeless = slots.exchange(slot(turn), displaced)
     }
     homeless?.deallocate()
     // Sequentially consistent: either whoever chose another allocator meanwhile finds the block and gives it back, or it

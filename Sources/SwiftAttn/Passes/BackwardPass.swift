@@ -17,7 +17,8 @@ struct BackwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
 
   func run(_ control: borrowing CallControl, participant: Int) {
     let capacity = partition.partition.rowsPerBlock
-    guard var workspace = Workspace(bytes: BackwardWorkspace<Element>.bytes(plan.geometry, capacity)) else {
+    let bytes = BackwardWorkspace<Element>.bytes(plan.geometry, capacity)
+    guard var workspace = Workspace(bytes: bytes, participant: participant) else {
       return control.fail()
     }
     var state = BackwardWorkspace<Element>(plan.geometry, capacity, &workspace)

@@ -10,14 +10,14 @@ struct ForwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
   let partition: Partition
 
   func run(_ control: borrowing CallControl, participant: Int) {
-    guard var workspace = Workspace(bytes: ForwardWorkspace<Element>.bytes(plan.geometry, partition.rowsPerBlock))
-    else { return }
+    let bytes = ForwardWorkspace<Element>.bytes(plan.geometry, partition.rowsPerBlock)
+    guard var workspace = Workspace(bytes: bytes, participant: participant) else { return }
     var state = ForwardWorkspace<Element>(plan.geometry, partition.rowsPerBlock, &workspace)
     while let item = control.claim() {
       state.rows.load(partition.forwardBlock(item), plan)
       attend(&state, control, participant: participant)
       guard !control.isStopped else { return }
-      store(state)
+      store(&state)
       control.finish()
     }
   }
@@ -26,7 +26,7 @@ struct ForwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
   private func attend(
     _ state: inout ForwardWorkspace<Element>, _ control: borrowing CallControl, participant: Int
   ) {
-    prepare(state)
+    prepare(&state)
     var first = Panel(0, of: state.rows)
     var second = Panel(1, of: state.rows)
     let start = min(first.leastFirst, second.leastFirst) / BlockSize.keys * BlockSize.keys
@@ -38,24 +38,24 @@ struct ForwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
       func attend(_ panel: inout Panel) {
         let keys = visibility.keys(start: blockStart, count: count, panel: panel, rows: state.rows)
         guard !keys.isEmpty else { return }
-        self.attend(state, panel, KeyBlock(start: blockStart, keys: keys), head)
+        self.attend(&state, panel, KeyBlock(start: blockStart, keys: keys), head)
         panel.hasOutput = true
       }
       attend(&first)
       if second.rows > 0 { attend(&second) }
       if control.shouldStop(participant: participant) { return }
     }
-    if !first.hasOutput { clearOutput(state, first) }
-    if !second.hasOutput && second.rows > 0 { clearOutput(state, second) }
+    if !first.hasOutput { clearOutput(&state, first) }
+    if !second.hasOutput && second.rows > 0 { clearOutput(&state, second) }
   }
 
-  private func clearOutput(_ state: ForwardWorkspace<Element>, _ panel: Panel) {
+  private func clearOutput(_ state: inout ForwardWorkspace<Element>, _ panel: Panel) {
     state.output.lanes(from: panel.lane).fill(
       rows: plan.geometry.valueDim, lanes: panel.vectors * Element.lanes, 0)
   }
 
   /// Queries into the lanes, scaled; m = -inf, l = 0. The first product sets o.
-  private func prepare(_ state: ForwardWorkspace<Element>) {
+  private func prepare(_ state: inout ForwardWorkspace<Element>) {
     kernels.layout.gather(
       state.rows.scattered(plan.query, columns: plan.geometry.headDim, state.offsets), state.queries, plan.queryFactor)
     let lanes = state.rows.vectors * Element.lanes
@@ -65,7 +65,7 @@ struct ForwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
 
   /// One panel against one block of keys: s = K Q^T, softmax, o += V^T P.
   private func attend(
-    _ state: ForwardWorkspace<Element>, _ panel: Panel, _ block: KeyBlock, _ head: HeadOperands<Element>
+    _ state: inout ForwardWorkspace<Element>, _ panel: Panel, _ block: KeyBlock, _ head: HeadOperands<Element>
   ) {
     let scores = state.rows.panelScores(state.scores, panel, block.keys)
     kernels.computeScores(
@@ -87,7 +87,7 @@ struct ForwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
       && kernels.masking.hasNonFinite(
         firstValue, head.value.rowStride, head.value.columnStride, product.depth, product.rows)
     {
-      if !panel.hasOutput { clearOutput(state, panel) }
+      if !panel.hasOutput { clearOutput(&state, panel) }
       kernels.products.multiplyVisibleKeys(product, scores)
     } else {
       kernels.products.multiply(product)
@@ -96,7 +96,7 @@ struct ForwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
 
   /// out = o / l; lse = ln 2 * (m + log2 l), where the whole part of log2 l goes to m, which depends on the headroom: so
   /// lse has the same bits when keys that a row does not see are left away.
-  private func store(_ state: ForwardWorkspace<Element>) {
+  private func store(_ state: inout ForwardWorkspace<Element>) {
     for row in 0..<state.rows.vectors * Element.lanes {
       state.factors[row] = state.sum[row] == 0 ? 0 : 1 / state.sum[row]
     }
@@ -114,7 +114,8 @@ struct ForwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
   }
 }
 
-/// Forward's share of a workspace: O(head dim x rows), whatever the length.
+/// Forward's share of a workspace: O(head dim x rows), whatever the length. Handed on inout, though only `rows` change,
+/// because it would be copied otherwise.
 struct ForwardWorkspace<Element: ComputeElement> {
   var rows: BlockRows<Element>
   let offsets: UnsafeMutablePointer<Int>

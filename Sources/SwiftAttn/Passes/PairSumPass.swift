@@ -35,7 +35,8 @@ struct PairSumPass<Element: ComputeElement>: ParallelPass {
 
   func run(_ control: borrowing CallControl, participant: Int) {
     let capacity = partition.rowsPerBlock
-    guard var workspace = Workspace(bytes: BackwardWorkspace<Element>.bytes(plan.geometry, capacity)) else { return }
+    let bytes = BackwardWorkspace<Element>.bytes(plan.geometry, capacity)
+    guard var workspace = Workspace(bytes: bytes, participant: participant) else { return }
     var state = BackwardWorkspace<Element>(plan.geometry, capacity, &workspace)
     while let item = control.claim() {
       let head = item / blocksPerTarget % plan.geometry.headsQ

@@ -6,11 +6,11 @@ struct Workspace: ~Copyable {
   private var used = 0
 
   /// Nil when there is no memory.
-  init?(bytes: Int) {
+  init?(bytes: Int, participant: Int) {
     // A power of two, so that calls of different shapes reuse each other's.
     var capacity = 64 << 10
     while capacity < bytes { capacity *= 2 }
-    guard let memory = Memory(bytes: capacity, keptOn: .workspaces) else { return nil }
+    guard let memory = Memory(bytes: capacity, keptOn: .workspace(of: participant)) else { return nil }
     self.memory = memory
   }
 
