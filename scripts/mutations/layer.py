@@ -105,7 +105,7 @@ LAYER = (
         "packed-weights-may-be-written",
         "what forward saves may overlap the packed weights",
         OPERATOR,
-        'outputs.record(try TensorView(memory: packed, "packed", bytes: bytes), "packed")',
+        'try outputs.keepClear(of: try TensorView(memory: packed, "packed", bytes: bytes), "packed")',
         '_ = try TensorView(memory: packed, "packed", bytes: bytes)',
     ),
     Mutation(
@@ -233,7 +233,7 @@ LAYER = (
         "layer-saved-overlap-not-judged",
         "what is saved may lie in an output",
         OPERATOR,
-        '    try outputs.admit(memory, "saved", shape: memory.shape, type: .bool)\n',
+        '    if let memory { try outputs.admit(memory, "saved", shape: memory.shape, type: .bool) }\n',
         "",
     ),
 )

@@ -75,7 +75,7 @@ PASSES = (
         "forward-stale-output",
         "a row that sees nothing multiplies what the workspace held by zero",
         FORWARD,
-        "if !first.hasOutput { clearOutput(state, first) }",
+        "if !first.hasOutput { clearOutput(&state, first) }",
         "",
     ),
     Mutation(
@@ -180,8 +180,8 @@ PASSES = (
         "operand-broadcast-lost",
         "the stride of a broadcast axis is taken",
         OPERAND,
-        "fromEnd <= view.rank, view.shape.last(fromEnd) != 1 else",
-        "fromEnd <= view.rank else",
+        "axis >= 0, lengths[axis] != 1 else",
+        "axis >= 0 else",
     ),
     Mutation(
         "scale-of-value-dim",
@@ -201,8 +201,8 @@ PASSES = (
         "overlap-of-outputs-not-judged",
         "two outputs may share memory",
         JUDGE,
-        "    record(view, name)\n  }\n}",
-        "  }\n}",
+        "    if let other = firstOutput(overlapping: view, extent) { throw Self.overlap(of: name, other) }\n",
+        "",
     ),
     Mutation(
         "overlap-with-itself-not-judged",
@@ -222,8 +222,8 @@ PASSES = (
         "misalignment-not-judged",
         "elements may lie at any address",
         JUDGE,
-        "guard UInt(bitPattern: data) % UInt(size) == 0 else",
-        "guard UInt(bitPattern: data) % UInt(1) == 0 else",
+        "guard UInt(bitPattern: data) & UInt(size - 1) == 0 else",
+        "guard UInt(bitPattern: data) & UInt(0) == 0 else",
     ),
     Mutation(
         "waiting-ignores-interrupts",

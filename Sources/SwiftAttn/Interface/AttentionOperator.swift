@@ -19,9 +19,10 @@ public enum AttentionOperator {
   ) throws(AttentionError) {
     let plan = try AttentionPlan<Element>(arguments)
     let geometry = plan.geometry
-    var outputs = OutputJudge<16>(inputs: arguments)
+    var outputs = OutputJudge<2>()
     try outputs.admit(out, "out", shape: geometry.outShape, type: Element.type)
     try outputs.admit(lse, "lse", shape: geometry.lseShape, type: Element.type)
+    try outputs.keepClear(of: arguments)
     try run(plan, out: out, lse: lse, arguments.interruptCheck)
   }
 
@@ -141,20 +142,20 @@ public enum AttentionOperator {
     _ gradients: AttentionGradients, _ arguments: borrowing AttentionArguments, _ results: AttentionResults,
     _ type: ElementType
   ) throws(AttentionError) {
-    var outputs = OutputJudge<16>(inputs: arguments)
-    outputs.record(results.out, "out")
-    outputs.record(results.lse, "lse")
-    outputs.record(results.outGradient, "dout")
+    var outputs = OutputJudge<4>()
     try outputs.admit(gradients.query, "query gradient", shape: arguments.query.shape, type: type)
     try outputs.admit(gradients.key, "key gradient", shape: arguments.key.shape, type: type)
     try outputs.admit(gradients.value, "value gradient", shape: arguments.value.shape, type: type)
-    guard let bias = arguments.bias else {
-      guard gradients.bias == nil else {
+    if let gradient = gradients.bias {
+      guard let bias = arguments.bias else {
         throw AttentionError(.invalidArgument, "a bias gradient was asked for, but there is no bias")
       }
-      return
+      try outputs.admit(gradient, "bias gradient", shape: bias.shape, type: type)
     }
-    try outputs.admit(gradients.bias, "bias gradient", shape: bias.shape, type: type)
+    try outputs.keepClear(of: arguments)
+    try outputs.keepClear(of: results.out, "out")
+    try outputs.keepClear(of: results.lse, "lse")
+    try outputs.keepClear(of: results.outGradient, "dout")
   }
 
   /// How many threads are worth it. The rows of a head are padded to whole vectors, so one query costs what 16 do.
@@ -163,6 +164,18 @@ public enum AttentionOperator {
     let heads = Double(geometry.batches) * Double(geometry.headsKV)
     let products = heads * vectors * Double(geometry.seqLenK) * Double(geometry.headDim + geometry.valueDim)
     return ThreadPool.participants(cycles: products / 2, items: items)
+  }
+}
+
+extension OutputJudge {
+  fileprivate mutating func keepClear(of arguments: borrowing AttentionArguments) throws(AttentionError) {
+    try keepClear(of: arguments.query, "query")
+    try keepClear(of: arguments.key, "key")
+    try keepClear(of: arguments.value, "value")
+    try keepClear(of: arguments.mask, "mask")
+    try keepClear(of: arguments.bias, "bias")
+    try keepClear(of: arguments.keyLengths, "key_lengths")
+    try keepClear(of: arguments.queryLengths, "query_lengths")
   }
 }
 

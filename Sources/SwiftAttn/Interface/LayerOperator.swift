@@ -23,9 +23,9 @@ public enum LayerOperator {
     defer { environment.restore() }
     let memory = try TensorView(
       memory: UnsafeRawBufferPointer(packed), "packed", bytes: try packedBytes(parameters))
-    var outputs = OutputJudge<40>()
-    outputs.record(parameters)
+    var outputs = OutputJudge<1>()
     try outputs.admit(memory, "packed", shape: memory.shape, type: .bool)
+    try outputs.keepClear(of: parameters)
     guard let base = memory.data else { return }
     if parameters[.queryWeight]?.type == .float64 {
       try PackedWeights<Double>.pack(parameters, to: base)
@@ -69,20 +69,22 @@ public enum LayerOperator {
   ) throws(AttentionError) {
     let shape = try LayerShape(arguments)
     let bytes = try bytes(shape, Element.self)
-    var outputs = OutputJudge<40>()
-    outputs.record(arguments)
-    if let packed = arguments.packed {
-      let bytes = PackedWeights<Element>.bytes(arguments.parameters)
-      outputs.record(try TensorView(memory: packed, "packed", bytes: bytes), "packed")
-    }
+    var outputs = OutputJudge<3>()
     try outputs.admit(out, "out", shape: shape.outShape, type: Element.type)
     if let weights {
       let isAverage = weights.rank == shape.batch.rank + 2
       try outputs.admit(weights, "weights", shape: shape.weightsShape(isAverage: isAverage), type: Element.type)
     }
-    guard let saved else { return try runInParts(arguments, shape, out, weights, Element.self) }
-    let memory = try TensorView(memory: UnsafeRawBufferPointer(saved), "saved", bytes: bytes)
-    try outputs.admit(memory, "saved", shape: memory.shape, type: .bool)
+    let memory = try saved.map { saved throws(AttentionError) in
+      try TensorView(memory: UnsafeRawBufferPointer(saved), "saved", bytes: bytes)
+    }
+    if let memory { try outputs.admit(memory, "saved", shape: memory.shape, type: .bool) }
+    try outputs.keepClear(of: arguments)
+    if let packed = arguments.packed {
+      let bytes = PackedWeights<Element>.bytes(arguments.parameters)
+      try outputs.keepClear(of: try TensorView(memory: packed, "packed", bytes: bytes), "packed")
+    }
+    guard let memory else { return try runInParts(arguments, shape, out, weights, Element.self) }
     guard let base = memory.data else { return }
     let plan = try LayerPlan<Element>(arguments, shape, base)
     try run(plan, out, weights, isSaved: true, arguments.interruptCheck)
@@ -166,11 +168,7 @@ public enum LayerOperator {
     let bytes = try bytes(shape, Element.self)
     let memory = try TensorView(memory: saved, "saved", bytes: bytes)
     try TensorJudge.exact(outGradient, "dout", shape: shape.outShape, type: Element.type)
-    var outputs = OutputJudge<40>()
-    outputs.record(arguments)
-    outputs.record(outGradient, "dout")
-    outputs.record(memory, "saved")
-    try judge(gradients, arguments, &outputs)
+    try judge(gradients, arguments, saved: memory, outGradient: outGradient)
     guard let base = memory.data else { return }
     let plan = try LayerPlan<Element>(arguments, shape, base)
     guard let scratch = Memory(bytes: bytes, keptOn: .layer) else { throw .noMemory }
@@ -181,10 +179,11 @@ public enum LayerOperator {
   }
 
   @inline(never)
-  private static func judge<let capacity: Int>(
-    _ gradients: LayerGradients, _ arguments: borrowing LayerArguments, _ outputs: inout OutputJudge<capacity>
+  private static func judge(
+    _ gradients: LayerGradients, _ arguments: borrowing LayerArguments, saved: TensorView, outGradient: TensorView
   ) throws(AttentionError) {
     let type = arguments.query.type
+    var outputs = OutputJudge<14>()
     try outputs.admit(gradients.query, "query gradient", shape: arguments.query.shape, type: type)
     try outputs.admit(gradients.key, "key gradient", of: arguments.key, "key", type: type)
     try outputs.admit(gradients.value, "value gradient", of: arguments.value, "value", type: type)
@@ -194,22 +193,25 @@ public enum LayerOperator {
         gradients.parameters[parameter], parameter.gradientName, of: arguments.parameters[parameter], parameter.name,
         type: type)
     }
+    try outputs.keepClear(of: arguments)
+    try outputs.keepClear(of: outGradient, "dout")
+    try outputs.keepClear(of: saved, "saved")
   }
 }
 
 extension OutputJudge {
-  fileprivate mutating func record(_ arguments: borrowing LayerArguments) {
-    record(arguments.query, "query")
-    record(arguments.key, "key")
-    record(arguments.value, "value")
-    record(arguments.mask, "mask")
-    record(arguments.bias, "bias")
-    record(arguments.keyLengths, "key_lengths")
-    record(arguments.parameters)
+  fileprivate mutating func keepClear(of arguments: borrowing LayerArguments) throws(AttentionError) {
+    try keepClear(of: arguments.query, "query")
+    try keepClear(of: arguments.key, "key")
+    try keepClear(of: arguments.value, "value")
+    try keepClear(of: arguments.mask, "mask")
+    try keepClear(of: arguments.bias, "bias")
+    try keepClear(of: arguments.keyLengths, "key_lengths")
+    try keepClear(of: arguments.parameters)
   }
 
-  fileprivate mutating func record(_ parameters: LayerParameterViews) {
-    for parameter in LayerParameter.allCases { record(parameters[parameter], parameter.name) }
+  fileprivate mutating func keepClear(of parameters: LayerParameterViews) throws(AttentionError) {
+    for parameter in LayerParameter.allCases { try keepClear(of: parameters[parameter], parameter.name) }
   }
 
   /// The gradient of an operand that may not be there.

@@ -30,7 +30,8 @@ public struct Shape: Sendable {
   public static let maxRank = 8
 
   public private(set) var rank: Int
-  private var values = InlineArray<8, Int>(repeating: 0)
+  // Loops read it as a span: a subscript of a constant copies all eight numbers to read one.
+  private(set) var values = InlineArray<8, Int>(repeating: 0)
 
   /// `rank` zeros; a rank over `maxRank` is cut to it.
   public init(rank: Int) { self.rank = min(max(rank, 0), Self.maxRank) }
@@ -76,7 +77,11 @@ public struct TensorView: @unchecked Sendable {
   }
 
   var rank: Int { shape.rank }
-  var isEmpty: Bool { (0..<rank).contains { shape[$0] == 0 } }
+  var isEmpty: Bool {
+    let lengths = shape.values.span
+    for axis in 0..<rank where lengths[axis] == 0 { return true }
+    return false
+  }
 
   /// Sets every element to zero.
   func clear<Element: BinaryFloatingPoint>(as: Element.Type) {

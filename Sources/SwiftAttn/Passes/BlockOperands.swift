@@ -25,6 +25,7 @@ struct HeadOperands<Element: ComputeElement> {
   /// The bias without its rows, whose offsets `BlockRows` has.
   let bias: (base: UnsafeMutablePointer<Element>, column: Int)?
 
+  @inline(__always)
   init(_ plan: AttentionPlan<Element>, _ block: RowBlock) {
     let geometry = plan.geometry
     key = StridedMatrix(

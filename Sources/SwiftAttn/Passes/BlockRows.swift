@@ -87,6 +87,7 @@ struct Panel {
   /// Whether forward's accumulator holds anything yet.
   var hasOutput = false
 
+  @inline(__always)
   init<Element>(_ index: Int, of rows: BlockRows<Element>) {
     let lanes = BlockSize.vectorsPerPanel * Element.lanes
     lane = index * lanes

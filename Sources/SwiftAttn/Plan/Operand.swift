@@ -22,9 +22,12 @@ struct Operand<Element>: @unchecked Sendable {
     base = (view.data ?? sa_nowhere()).assumingMemoryBound(to: Element.self)
     // Nor are its strides, which may be too large to multiply.
     let isEmpty = view.isEmpty
+    let (shape, strides) = (view.shape, view.strides)
+    let (lengths, steps) = (shape.values.span, strides.values.span)
     func step(_ fromEnd: Int) -> Int {
-      guard !isEmpty, fromEnd <= view.rank, view.shape.last(fromEnd) != 1 else { return 0 }
-      return view.strides.last(fromEnd) / size
+      let axis = shape.rank - fromEnd
+      guard !isEmpty, axis >= 0, lengths[axis] != 1 else { return 0 }
+      return steps[axis] / size
     }
     column = step(1)
     row = step(2)
@@ -47,11 +50,12 @@ struct Operand<Element>: @unchecked Sendable {
   func offset(batch: Int) -> Int {
     var rest = batch
     var offset = 0
-    for axis in stride(from: batchRank - 1, through: 0, by: -1) {
+    for axis in stride(from: batchRank - 1, to: 0, by: -1) {
       offset += rest % batchShape[axis] * batchStrides[axis]
       rest /= batchShape[axis]
     }
-    return offset
+    // The rest counts the first axis: most tensors have no other, and need no slow division.
+    return offset + rest * batchStrides[0]
   }
 
   /// How far the second batch element is from the first.

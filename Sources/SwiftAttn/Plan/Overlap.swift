@@ -15,8 +15,10 @@ struct MemoryExtent: Equatable {
     start = base
     end = base
     guard !view.isEmpty else { return }
-    for axis in 0..<view.rank where view.shape[axis] > 1 {
-      let (span, tooFar) = view.strides[axis].multipliedReportingOverflow(by: view.shape[axis] - 1)
+    let (shape, strides) = (view.shape, view.strides)
+    let (lengths, steps) = (shape.values.span, strides.values.span)
+    for axis in 0..<shape.rank where lengths[axis] > 1 {
+      let (span, tooFar) = steps[axis].multipliedReportingOverflow(by: lengths[axis] - 1)
       guard !tooFar, span != .min else { return nil }
       let (bound, wraps) =
         span < 0

@@ -20,16 +20,18 @@ enum TensorJudge {
     }
     let size = view.type.size
     var count = 1
-    for axis in 0..<view.rank {
-      guard view.shape[axis] >= 0 else {
+    let (shape, strides) = (view.shape, view.strides)
+    let (lengths, steps) = (shape.values.span, strides.values.span)
+    for axis in 0..<shape.rank {
+      guard lengths[axis] >= 0 else {
         throw AttentionError(.invalidShape, "\(name) has a negative length: shape \(view.shape)")
       }
-      guard view.shape[axis] <= 1 || view.strides[axis] % size == 0 else {
+      guard lengths[axis] <= 1 || steps[axis] & (size - 1) == 0 else {
         throw AttentionError(
           .invalidShape,
-          "\(name) has stride \(view.strides[axis]), which is not a multiple of its \(size)-byte elements")
+          "\(name) has stride \(steps[axis]), which is not a multiple of its \(size)-byte elements")
       }
-      let (next, overflow) = count.multipliedReportingOverflow(by: max(view.shape[axis], 1))
+      let (next, overflow) = count.multipliedReportingOverflow(by: max(lengths[axis], 1))
       guard !overflow, next <= mostElements else {
         throw AttentionError(.invalidShape, "\(name) has more elements than can be addressed: shape \(view.shape)")
       }
@@ -39,7 +41,7 @@ enum TensorJudge {
     guard let data = view.data else {
       throw AttentionError(.invalidArgument, "\(name) has no data: its pointer is NULL")
     }
-    guard UInt(bitPattern: data) % UInt(size) == 0 else {
+    guard UInt(bitPattern: data) & UInt(size - 1) == 0 else {
       throw AttentionError(.invalidArgument, "\(name) is misaligned: its data must lie at a multiple of \(size) bytes")
     }
     guard MemoryExtent(view) != nil else {
@@ -87,41 +89,15 @@ enum TensorJudge {
   }
 }
 
-/// The outputs of one call and what they must keep clear of, at most `capacity` tensors. Judged before anything is written.
+/// The outputs of one call, at most `capacity`: first they are admitted, then compared with every input. Judged before
+/// anything is written.
 struct OutputJudge<let capacity: Int>: ~Copyable {
   // The tensors in parts: each is too small for a call of memcpy, which whole ones would take many of.
   private var extents = InlineArray<capacity, MemoryExtent>(repeating: .nowhere)
-  private var headers = InlineArray<capacity, KnownTensor>(repeating: KnownTensor())
+  private var headers = InlineArray<capacity, OutputHeader>(repeating: OutputHeader())
   private var shapes = InlineArray<capacity, Shape>(repeating: Shape(rank: 0))
   private var strides = InlineArray<capacity, Shape>(repeating: Shape(rank: 0))
   private var count = 0
-
-  init() {}
-
-  init(inputs arguments: borrowing AttentionArguments) {
-    record(arguments.query, "query")
-    record(arguments.key, "key")
-    record(arguments.value, "value")
-    record(arguments.mask, "mask")
-    record(arguments.bias, "bias")
-    record(arguments.keyLengths, "key_lengths")
-    record(arguments.queryLengths, "query_lengths")
-  }
-
-  @inline(__always)
-  mutating func record(_ view: TensorView?, _ name: StaticString) {
-    if let view { record(view, name) }
-  }
-
-  @inline(never)
-  mutating func record(_ view: TensorView, _ name: StaticString) {
-    guard count < capacity, let extent = MemoryExtent(view) else { return }
-    extents[count] = extent
-    headers[count] = KnownTensor(data: view.data, type: view.type, name: name)
-    shapes[count] = view.shape
-    strides[count] = view.strides
-    count += 1
-  }
 
   @inline(__always)
   mutating func admit(
@@ -130,7 +106,7 @@ struct OutputJudge<let capacity: Int>: ~Copyable {
     if let view { try admit(view, name, shape: shape, type: type) }
   }
 
-  /// Checks an output's shape, type and memory, and remembers it for the outputs after it.
+  /// Checks an output's shape, type and memory, and remembers it for the tensors after it.
   @inline(never)
   mutating func admit(
     _ view: TensorView, _ name: StaticString, shape: Shape, type: ElementType
@@ -140,18 +116,42 @@ struct OutputJudge<let capacity: Int>: ~Copyable {
       throw AttentionError(.invalidArgument, "\(name) overlaps itself: two of its elements share memory")
     }
     guard let extent = MemoryExtent(view) else { return }
+    if let other = firstOutput(overlapping: view, extent) { throw Self.overlap(of: name, other) }
+    guard count < capacity else { return }
+    extents[count] = extent
+    headers[count] = OutputHeader(data: view.data, type: view.type, name: name)
+    shapes[count] = view.shape
+    strides[count] = view.strides
+    count += 1
+  }
+
+  @inline(__always)
+  mutating func keepClear(of input: TensorView?, _ name: StaticString) throws(AttentionError) {
+    if let input { try keepClear(of: input, name) }
+  }
+
+  /// Checks that no output shares memory with a judged input. Mutating, so that the arrays need not be copied.
+  @inline(never)
+  mutating func keepClear(of input: TensorView, _ name: StaticString) throws(AttentionError) {
+    guard let extent = MemoryExtent(input) else { return }
+    if let output = firstOutput(overlapping: input, extent) { throw Self.overlap(of: output, name) }
+  }
+
+  private mutating func firstOutput(overlapping view: TensorView, _ extent: MemoryExtent) -> StaticString? {
     for i in 0..<count where extents[i].intersects(extent) {
       let header = headers[i]
-      let other = TensorView(data: header.data, type: header.type, shape: shapes[i], strides: strides[i])
-      guard !MemoryOverlap.exists(other, view) else {
-        throw AttentionError(.invalidArgument, "\(name) overlaps \(header.name) in memory")
-      }
+      let output = TensorView(data: header.data, type: header.type, shape: shapes[i], strides: strides[i])
+      if MemoryOverlap.exists(output, view) { return header.name }
     }
-    record(view, name)
+    return nil
+  }
+
+  private static func overlap(of output: StaticString, _ other: StaticString) -> AttentionError {
+    AttentionError(.invalidArgument, "\(output) overlaps \(other) in memory")
   }
 }
 
-private struct KnownTensor {
+private struct OutputHeader {
   var data: UnsafeMutableRawPointer?
   var type = ElementType.bool
   var name: StaticString = ""
