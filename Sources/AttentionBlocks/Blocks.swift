@@ -99,8 +99,39 @@ public struct PanelScores<Element: AttentionElement> {
   }
 }
 
-/// The running softmax of a panel: reference m of each row (base-2 logarithm units), row sum l and the accumulator
-/// o = [d][lane].
+/// The scores of a few queries against some keys of a block, with the keys in the lanes.
+public struct RowScores<Element: AttentionElement> {
+  /// [row][key - firstKey], in whole vectors; `keys` of them are in use.
+  public var scores: LaneMatrix<Element>
+  public var rows: Int
+  public var firstKey: Int
+  public var keys: Int
+  /// As in `PanelScores`, a row being a lane.
+  public var visibility: UnsafePointer<UInt32>?
+  public var visibilityStride: Int
+
+  public init(
+    scores: LaneMatrix<Element>, rows: Int, firstKey: Int, keys: Int, visibility: UnsafePointer<UInt32>?,
+    visibilityStride: Int
+  ) {
+    self.scores = scores
+    self.rows = rows
+    self.firstKey = firstKey
+    self.keys = keys
+    self.visibility = visibility
+    self.visibilityStride = visibilityStride
+  }
+
+  /// May the row's query attend to key j of the block.
+  @inlinable
+  public func sees(row: Int, key: Int) -> Bool {
+    guard let visibility else { return true }
+    return (visibility[(key &>> 5) &* visibilityStride &+ row] &>> UInt32(truncatingIfNeeded: key & 31)) & 1 != 0
+  }
+}
+
+/// The running softmax of some queries: reference m of each row (base-2 logarithm units), row sum l and the accumulator
+/// o = [d][lane], or [row][d] where keys are in the lanes.
 public struct SoftmaxState<Element: AttentionElement> {
   /// A whole number; no score seen so far exceeds it minus `headroom`. -inf where nothing has been seen.
   public var reference: UnsafeMutablePointer<Element>
@@ -109,17 +140,17 @@ public struct SoftmaxState<Element: AttentionElement> {
   public var headroom: Element
   public var sum: UnsafeMutablePointer<Element>
   public var output: LaneMatrix<Element>
-  public var outputRows: Int
+  public var outputDims: Int
 
   public init(
     reference: UnsafeMutablePointer<Element>, headroom: Element, sum: UnsafeMutablePointer<Element>,
-    output: LaneMatrix<Element>, outputRows: Int
+    output: LaneMatrix<Element>, outputDims: Int
   ) {
     self.reference = reference
     self.headroom = headroom
     self.sum = sum
     self.output = output
-    self.outputRows = outputRows
+    self.outputDims = outputDims
   }
 }
 

@@ -4,7 +4,7 @@ public enum KernelId {
   public enum Operation: CaseIterable, Sendable {
     case multiply, multiplyVisibleKeys, multiplyVisibleQueries
     case gather, scatter, pack, rotate
-    case scale, addBias, addBiasGradient, softmax, softmaxGradient, dotColumns
+    case scale, addBias, addBiasGradient, softmax, softmaxRows, softmaxGradient, dotColumns
     case maskWord, biasWord, hasNonFinite
 
     public var name: StaticString {
@@ -20,6 +20,7 @@ public enum KernelId {
       case .addBias: "add_bias"
       case .addBiasGradient: "add_bias_gradient"
       case .softmax: "softmax"
+      case .softmaxRows: "softmax_rows"
       case .softmaxGradient: "softmax_gradient"
       case .dotColumns: "dot_columns"
       case .maskWord: "mask_word"

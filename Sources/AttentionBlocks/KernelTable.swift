@@ -89,6 +89,8 @@ public struct ScoreKernels<Element: AttentionElement>: Sendable {
   public let addBiasGradient: @Sendable (Rows, Panel) -> Void
   /// Scores become probabilities relative to the running reference; the state is rescaled where the reference moved.
   public let softmax: @Sendable (Panel, SoftmaxState<Element>) -> Void
+  /// The same for a few queries, with the keys in the lanes; bits as of `softmax`.
+  public let softmaxRows: @Sendable (RowScores<Element>, SoftmaxState<Element>) -> Void
   /// Scores become P; dP - delta becomes dS.
   public let softmaxGradient: @Sendable (Panel, SoftmaxGradient<Element>) -> Void
   /// sums[lane] = sum over `rows` of a[row][lane] * b[row][lane], for whole vectors of lanes: (a, b, rows, vectors, sums).
@@ -100,6 +102,7 @@ public struct ScoreKernels<Element: AttentionElement>: Sendable {
     addBias: @escaping @Sendable (Rows, Panel) -> Void,
     addBiasGradient: @escaping @Sendable (Rows, Panel) -> Void,
     softmax: @escaping @Sendable (Panel, SoftmaxState<Element>) -> Void,
+    softmaxRows: @escaping @Sendable (RowScores<Element>, SoftmaxState<Element>) -> Void,
     softmaxGradient: @escaping @Sendable (Panel, SoftmaxGradient<Element>) -> Void,
     dotColumns:
       @escaping @Sendable (
@@ -110,6 +113,7 @@ public struct ScoreKernels<Element: AttentionElement>: Sendable {
     self.addBias = addBias
     self.addBiasGradient = addBiasGradient
     self.softmax = softmax
+    self.softmaxRows = softmaxRows
     self.softmaxGradient = softmaxGradient
     self.dotColumns = dotColumns
   }

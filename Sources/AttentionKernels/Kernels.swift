@@ -28,6 +28,7 @@ private func table<V: LaneVector>(_: V.Type) -> KernelTable<V.Scalar> {
       addBias: { addBias($0, $1, V.self) },
       addBiasGradient: { addBiasGradient($0, $1, V.self) },
       softmax: { softmax($0, $1, V.self) },
+      softmaxRows: { softmaxRows($0, $1, V.self) },
       softmaxGradient: { softmaxGradient($0, $1, V.self) },
       dotColumns: { dotColumns($0, $1, rows: $2, vectors: $3, $4, V.self) }),
     masking: MaskingKernels(

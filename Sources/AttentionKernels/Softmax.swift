@@ -17,21 +17,37 @@ func softmax<V: LaneVector>(
     let column = panel.scores.base + lane
     if panel.visibility != nil { hideScores(panel, lane: lane, V.self) }
     let nearest = columnMaximum(panel, column, V.self) + V(repeating: state.headroom)
-    let before = V.load(state.reference + lane)
-    let reference = V.whereGreater(nearest, before, (nearest + V(repeating: V.Scalar(slack))).rounded, before)
-    // A row that has seen nothing keeps m = -inf; 0 in its place makes every 2^(s - m) zero and no NaN.
-    let minusInfinity = V(repeating: -.infinity)
-    let base = Exp2Base(V.whereEqual(reference, minusInfinity, V.zero, reference))
+    let step = ReferenceStep(from: V.load(state.reference + lane), nearest: nearest)
     let sum =
-      base.isWithinShift
-      ? exponentiate(panel, column, base, subtracts: false) : exponentiate(panel, column, base, subtracts: true)
-    // Where m moved from -inf, l and o are zero or not set yet.
-    let correction = exp2(V.whereEqual(before, minusInfinity, V.zero, before - reference))
+      step.base.isWithinShift
+      ? exponentiate(panel, column, step.base, subtracts: false)
+      : exponentiate(panel, column, step.base, subtracts: true)
+    let correction = step.correction
     V.fma(V.load(state.sum + lane), correction, sum).store(state.sum + lane)
-    reference.store(state.reference + lane)
+    step.reference.store(state.reference + lane)
     if V.anyUnequal(correction, V(repeating: 1)) {
-      rescale(state.output, lane: lane, rows: state.outputRows, correction)
+      rescale(state.output, lane: lane, rows: state.outputDims, correction)
     }
+  }
+}
+
+/// From m to m', for the scores that come nearest to it.
+struct ReferenceStep<V: LaneVector> {
+  private let before: V
+  let reference: V
+  let base: Exp2Base<V>
+
+  @inline(__always)
+  init(from before: V, nearest: V) {
+    self.before = before
+    reference = V.whereGreater(nearest, before, (nearest + V(repeating: V.Scalar(slack))).rounded, before)
+    // A row that has seen nothing keeps m = -inf; 0 in its place makes every 2^(s - m) zero and no NaN.
+    base = Exp2Base(V.whereEqual(reference, V(repeating: -.infinity), V.zero, reference))
+  }
+
+  /// 2^(m - m'). Where m moved from -inf, l and o are zero or not set yet.
+  @inline(__always) var correction: V {
+    exp2(V.whereEqual(before, V(repeating: -.infinity), V.zero, before - reference))
   }
 }
 

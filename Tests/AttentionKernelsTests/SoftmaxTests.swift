@@ -29,7 +29,7 @@ import Testing
                   visibilityStride: 0),
                 SoftmaxState(
                   reference: m.baseAddress!, headroom: headroom, sum: l.baseAddress!, output: output,
-                  outputRows: 1))
+                  outputDims: 1))
             }
           }
         }
@@ -161,6 +161,78 @@ import Testing
         let p = words[lane] >> UInt64(key) & 1 == 1 ? Foundation.exp2(s[at] - lse[lane]) : 0
         #expect(abs(scores[at] - p) < 1e-14)
         #expect(abs(gradient[at] - p * (dP[at] - delta[lane])) < 1e-14)
+      }
+    }
+  }
+
+  @Test("a few queries with keys in the lanes: the bits of queries in the lanes", arguments: tiers)
+  func rows(_ tier: InstructionSet) {
+    for keys in [1, 2, 15, 16, 37, 64] {
+      for hides in [false, true] {
+        rows(tier, Float.self, keys: keys, hides: hides)
+        rows(tier, Double.self, keys: keys, hides: hides)
+      }
+    }
+  }
+
+  /// Both kernels on three blocks of keys, the scores of the later ones higher, so that the accumulator is rescaled.
+  private func rows<T: ComputeElement>(_ tier: InstructionSet, _: T.Type, keys: Int, hides: Bool) {
+    let (count, lanes, dims, firstKey) = (3, T.lanes, 5, keys < 60 ? 4 : 0)
+    var numbers = Numbers(seed: UInt64(keys))
+    var words = [UInt64](repeating: ~0, count: lanes)
+    if hides {
+      for lane in 0..<count { words[lane] = UInt64(abs(numbers.next() as Double) * 0x1p62) }
+      words[1] = 0
+    }
+    let visibility = visibilityWords(words)
+    var panel = State<T>(rows: dims, stride: lanes, numbers: &numbers)
+    var rows = State<T>(rows: count, stride: 2 * T.lanes, numbers: &numbers)
+    for lane in 0..<count { for d in 0..<dims { rows.o[lane * 2 * lanes + d] = panel.o[d * lanes + lane] } }
+    for block in 0..<3 {
+      var byKey: [T] = numbers.array(64 * lanes)
+      for i in byKey.indices { byKey[i] = byKey[i] * 30 + T(40 * block) }
+      var byRow = [T](repeating: .nan, count: count * 64)
+      for key in 0..<keys { for lane in 0..<count { byRow[lane * 64 + key] = byKey[(firstKey + key) * lanes + lane] } }
+      visibility.withUnsafeBufferPointer { bits in
+        let bits = hides ? bits.baseAddress : nil
+        withMatrix(&byKey, stride: lanes) { scores in
+          let scores = PanelScores(
+            scores: scores, firstKey: firstKey, endKey: firstKey + keys, vectors: 1, visibility: bits,
+            visibilityStride: lanes)
+          panel.with(stride: lanes, dims: dims) { T.kernels(tier).scores.softmax(scores, $0) }
+        }
+        withMatrix(&byRow, stride: 64) { scores in
+          let scores = RowScores(
+            scores: scores, rows: count, firstKey: firstKey, keys: keys, visibility: bits, visibilityStride: lanes)
+          rows.with(stride: 2 * lanes, dims: dims) { T.kernels(tier).scores.softmaxRows(scores, $0) }
+        }
+      }
+      let what = "\(tier.name) \(T.self) \(keys) keys, block \(block), hides \(hides)"
+      for lane in 0..<count {
+        #expect(panel.m[lane] == rows.m[lane] && panel.l[lane] == rows.l[lane], "\(what)")
+        for key in 0..<keys { #expect(byKey[(firstKey + key) * lanes + lane] == byRow[lane * 64 + key], "\(what)") }
+        for d in 0..<dims { #expect(panel.o[d * lanes + lane] == rows.o[lane * 2 * lanes + d], "\(what)") }
+      }
+    }
+  }
+
+  /// A running softmax with an accumulator of any numbers.
+  private struct State<T: ComputeElement> {
+    var m = [T](repeating: -.infinity, count: T.lanes)
+    var l = [T](repeating: 0, count: T.lanes)
+    var o: [T]
+
+    init(rows: Int, stride: Int, numbers: inout Numbers) { o = numbers.array(rows * stride) }
+
+    mutating func with(stride: Int, dims: Int, _ body: (SoftmaxState<T>) -> Void) {
+      m.withUnsafeMutableBufferPointer { m in
+        l.withUnsafeMutableBufferPointer { l in
+          withMatrix(&o, stride: stride) { output in
+            body(
+              SoftmaxState(
+                reference: m.baseAddress!, headroom: 6, sum: l.baseAddress!, output: output, outputDims: dims))
+          }
+        }
       }
     }
   }

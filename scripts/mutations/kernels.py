@@ -12,9 +12,24 @@ MULTIPLY = "Sources/AttentionKernels/Multiply.swift"
 MULTIPLY_TRANSPOSED = "Sources/AttentionKernels/MultiplyTransposed.swift"
 ROTARY = "Sources/AttentionKernels/Rotary.swift"
 SOFTMAX = "Sources/AttentionKernels/Softmax.swift"
+SOFTMAX_ROWS = "Sources/AttentionKernels/SoftmaxRows.swift"
 VECTORS = "Sources/CSwiftAttnShims/include/swiftattn_vectors.h"
 
 KERNELS = (
+    Mutation(
+        "softmax-rows-tail-seen",
+        "the lanes past the last key count in the maximum",
+        SOFTMAX_ROWS,
+        "  for key in rows.keys..<lanes { scores[key] = -.infinity }\n",
+        "  _ = lanes\n",
+    ),
+    Mutation(
+        "softmax-rows-one-chain",
+        "few queries sum their keys in another order",
+        SOFTMAX_ROWS,
+        "odd += p[key &+ 1]",
+        "even += p[key &+ 1]",
+    ),
     Mutation(
         "layout-few-rows-not-padded",
         "lanes past the last of one or two rows keep what was there",

@@ -7,6 +7,7 @@ from .mutation import Mutation
 PASSES_FOLDER = "Sources/SwiftAttn/Passes"
 BACKWARD = f"{PASSES_FOLDER}/BackwardPass.swift"
 CONTROL = f"{PASSES_FOLDER}/CallControl.swift"
+FEW = f"{PASSES_FOLDER}/FewQueries.swift"
 FORWARD = f"{PASSES_FOLDER}/ForwardPass.swift"
 PAIR_SUM = f"{PASSES_FOLDER}/PairSumPass.swift"
 ROWS = f"{PASSES_FOLDER}/BlockRows.swift"
@@ -91,6 +92,27 @@ PASSES = (
         FORWARD,
         "if block.keys.hidesPairs\n",
         "if block.keys.hidesPairs && block.start > 0\n",
+    ),
+    Mutation(
+        "few-queries-multiply-hidden-nan",
+        "few queries multiply a NaN in a hidden value by zero",
+        FEW,
+        "      multiplyVisible(product, scores)\n",
+        "      kernels.products.multiply(product)\n",
+    ),
+    Mutation(
+        "few-queries-rows-lost",
+        "rows beyond those of the transposing tile keep the scores of another block",
+        FEW,
+        "if done < part.rows {",
+        "if done < 1 {",
+    ),
+    Mutation(
+        "few-queries-stale-output",
+        "few queries begin with the output of another block",
+        FEW,
+        "    state.few.output.fill(rows: count, lanes: state.few.output.stride, 0)\n",
+        "",
     ),
     Mutation(
         "backward-delta-lost",

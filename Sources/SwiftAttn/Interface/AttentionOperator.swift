@@ -40,7 +40,9 @@ public enum AttentionOperator {
       lse: Operand(optional: lse?.withTrailingAxis, alignedTo: full),
       kernels: Element.kernels(set), partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
     let items = pass.partition.forwardCount
-    try pass.run(items: items, check, participants: participants(geometry, items: items, Element.self))
+    let vectors = ForwardPass<Element>.vectorsOfWork(rows: geometry.rowsPerHead)
+    try pass.run(
+      items: items, check, participants: participants(geometry, vectors: vectors, items: items, Element.self))
   }
 
   /// Computes the gradients that are not nil. Nothing is written before all is judged.
@@ -158,9 +160,11 @@ public enum AttentionOperator {
     try outputs.keepClear(of: results.outGradient, "dout")
   }
 
-  /// How many threads are worth it. The rows of a head are padded to whole vectors, so one query costs what 16 do.
-  static func participants<Element: ComputeElement>(_ geometry: Geometry, items: Int, _: Element.Type) -> Int {
-    let vectors = (Double(geometry.rowsPerHead) / Double(Element.lanes)).rounded(.up)
+  /// How many threads are worth it. The rows of a head are padded to whole vectors, unless `vectors` has their number.
+  static func participants<Element: ComputeElement>(
+    _ geometry: Geometry, vectors: Double? = nil, items: Int, _: Element.Type
+  ) -> Int {
+    let vectors = vectors ?? (Double(geometry.rowsPerHead) / Double(Element.lanes)).rounded(.up)
     let heads = Double(geometry.batches) * Double(geometry.headsKV)
     let products = heads * vectors * Double(geometry.seqLenK) * Double(geometry.headDim + geometry.valueDim)
     return ThreadPool.participants(cycles: products / 2, items: items)

@@ -15,9 +15,12 @@ struct ForwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
     var state = ForwardWorkspace<Element>(plan.geometry, partition.rowsPerBlock, &workspace)
     while let item = control.claim() {
       state.rows.load(partition.forwardBlock(item), plan)
-      attend(&state, control, participant: participant)
+      if state.rows.count <= Self.fewQueries {
+        attendFew(&state, control, participant: participant)
+      } else {
+        attend(&state, control, participant: participant)
+      }
       guard !control.isStopped else { return }
-      store(&state)
       control.finish()
     }
   }
@@ -47,6 +50,7 @@ struct ForwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
     }
     if !first.hasOutput { clearOutput(&state, first) }
     if !second.hasOutput && second.rows > 0 { clearOutput(&state, second) }
+    store(&state)
   }
 
   private func clearOutput(_ state: inout ForwardWorkspace<Element>, _ panel: Panel) {
@@ -76,7 +80,7 @@ struct ForwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
       scores,
       SoftmaxState(
         reference: state.reference + panel.lane, headroom: head.headroom, sum: state.sum + panel.lane, output: output,
-        outputRows: head.value.columns))
+        outputDims: head.value.columns))
     let firstValue = head.value.element(block.firstKey, 0)
     let product = BlockProduct(
       a: firstValue, rowStride: head.value.columnStride, depthStride: head.value.rowStride, rows: head.value.columns,
@@ -94,14 +98,24 @@ struct ForwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
     }
   }
 
-  /// out = o / l; lse = ln 2 * (m + log2 l), where the whole part of log2 l goes to m, which depends on the headroom: so
-  /// lse has the same bits when keys that a row does not see are left away.
+  /// out = o / l.
   private func store(_ state: inout ForwardWorkspace<Element>) {
+    setFactors(&state)
+    kernels.layout.scatter(
+      state.output, state.rows.scattered(out, columns: plan.geometry.valueDim, state.offsets), state.factors)
+    storeLse(&state)
+  }
+
+  /// 1 / l, and 0 for rows that see nothing.
+  func setFactors(_ state: inout ForwardWorkspace<Element>) {
     for row in 0..<state.rows.vectors * Element.lanes {
       state.factors[row] = state.sum[row] == 0 ? 0 : 1 / state.sum[row]
     }
-    kernels.layout.scatter(
-      state.output, state.rows.scattered(out, columns: plan.geometry.valueDim, state.offsets), state.factors)
+  }
+
+  /// lse = ln 2 * (m + log2 l), where the whole part of log2 l goes to m, which depends on the headroom: so lse has the same
+  /// bits when keys that a row does not see are left away.
+  func storeLse(_ state: inout ForwardWorkspace<Element>) {
     guard let lse else { return }
     state.rows.offsets(of: lse, into: state.offsets)
     let ln2 = 0.6931471805599453
@@ -119,32 +133,38 @@ struct ForwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
 struct ForwardWorkspace<Element: ComputeElement> {
   var rows: BlockRows<Element>
   let offsets: UnsafeMutablePointer<Int>
+  let reference: UnsafeMutablePointer<Element>
+  let sum: UnsafeMutablePointer<Element>
+  let factors: UnsafeMutablePointer<Element>
   /// [d][lane], scaled.
   let queries: LaneMatrix<Element>
   /// [key][lane]
   let scores: LaneMatrix<Element>
   /// [d][lane]
   let output: LaneMatrix<Element>
-  let reference: UnsafeMutablePointer<Element>
-  let sum: UnsafeMutablePointer<Element>
-  let factors: UnsafeMutablePointer<Element>
+  /// For blocks of few queries, in the memory of the three above.
+  let few: FewQueriesWorkspace<Element>
 
   static func bytes(_ geometry: Geometry, _ capacity: Int) -> Int {
-    BlockRows<Element>.bytes(capacity: capacity) + Workspace.bytes(capacity, of: Int.self)
-      + Workspace.bytes(geometry.paddedHeadDim(Element.self) * capacity, of: Element.self)
+    let matrices =
+      Workspace.bytes(geometry.paddedHeadDim(Element.self) * capacity, of: Element.self)
       + Workspace.bytes(BlockSize.keys * capacity, of: Element.self)
       + Workspace.bytes(geometry.paddedValueDim(Element.self) * capacity, of: Element.self)
-      + 3 * Workspace.bytes(capacity, of: Element.self)
+    return BlockRows<Element>.bytes(capacity: capacity) + Workspace.bytes(capacity, of: Int.self)
+      + 3 * Workspace.bytes(capacity, of: Element.self) + max(matrices, FewQueriesWorkspace<Element>.bytes(geometry))
   }
 
   init(_ geometry: Geometry, _ capacity: Int, _ workspace: inout Workspace) {
     rows = BlockRows(capacity: capacity, &workspace)
     offsets = workspace.take(capacity, of: Int.self)
-    queries = workspace.matrix(rows: geometry.paddedHeadDim(Element.self), stride: capacity)
-    scores = workspace.matrix(rows: BlockSize.keys, stride: capacity)
-    output = workspace.matrix(rows: geometry.paddedValueDim(Element.self), stride: capacity)
     reference = workspace.take(capacity, of: Element.self)
     sum = workspace.take(capacity, of: Element.self)
     factors = workspace.take(capacity, of: Element.self)
+    let mark = workspace.used
+    queries = workspace.matrix(rows: geometry.paddedHeadDim(Element.self), stride: capacity)
+    scores = workspace.matrix(rows: BlockSize.keys, stride: capacity)
+    output = workspace.matrix(rows: geometry.paddedValueDim(Element.self), stride: capacity)
+    workspace.reuse(from: mark)
+    few = FewQueriesWorkspace(geometry, &workspace)
   }
 }

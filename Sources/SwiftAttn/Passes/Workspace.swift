@@ -3,7 +3,7 @@ import AttentionBlocks
 /// Memory for one thread's share of a call, cut up in order. Alignment: one cache line.
 struct Workspace: ~Copyable {
   private let memory: Memory
-  private var used = 0
+  private(set) var used = 0
 
   /// Nil when there is no memory.
   init?(bytes: Int, participant: Int) {
@@ -21,6 +21,9 @@ struct Workspace: ~Copyable {
     used += Self.bytes(count, of: type)
     return part
   }
+
+  /// Parts taken from here on share the memory of those taken since `mark` bytes were in use.
+  mutating func reuse(from mark: Int) { used = mark }
 
   mutating func matrix<T>(rows: Int, stride: Int) -> LaneMatrix<T> {
     LaneMatrix(base: take(rows * stride, of: T.self), stride: stride)
