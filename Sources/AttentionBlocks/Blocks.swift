@@ -42,6 +42,27 @@ public struct BlockProduct<Element: AttentionElement> {
   }
 }
 
+extension BlockProduct {
+  /// The same for later lanes.
+  @inlinable @inline(__always)
+  public func columns(from lane: Int) -> Self {
+    var part = self
+    part.b += lane
+    part.c += lane
+    if case .row(let row) = start { part.start = .row(row + lane) }
+    return part
+  }
+
+  /// The same for later rows.
+  @inlinable @inline(__always)
+  public func rows(from row: Int) -> Self {
+    var part = self
+    part.a += row &* aRowStride
+    part.c += row &* cStride
+    return part
+  }
+}
+
 /// Rows of the caller's memory (a block of queries, of gradients, of bias) that lie at irregular places, because the
 /// heads of a group are packed into one block: row r starts at `base + offsets[r]`, its elements are `stride` apart.
 public struct ScatteredRows<Element: AttentionElement> {
@@ -62,7 +83,7 @@ public struct ScatteredRows<Element: AttentionElement> {
   }
 }
 
-/// A workspace matrix with queries in the lanes: element (row, lane) at `base[row * stride + lane]`.
+/// A workspace matrix, mostly with queries in the lanes: element (row, lane) at `base[row * stride + lane]`.
 public struct LaneMatrix<Element: AttentionElement> {
   public var base: UnsafeMutablePointer<Element>
   public var stride: Int

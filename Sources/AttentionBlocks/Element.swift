@@ -4,6 +4,11 @@ public protocol AttentionElement: BinaryFloatingPoint, Sendable {
   static var lanes: Int { get }
 }
 
+extension AttentionElement {
+  /// Scores are in base-2 units: a natural one is so many of them.
+  @inlinable @inline(__always) public static var log2e: Self { 1.4426950408889634 }
+}
+
 extension Float: AttentionElement {
   @inlinable public static var lanes: Int { 16 }
 }

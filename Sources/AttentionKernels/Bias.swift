@@ -7,13 +7,12 @@ import AttentionBlocks
 /// scores[key][lane] += log2(e) * bias[lane][key].
 @inline(never)
 func addBias<V: LaneVector>(_ bias: ScatteredRows<V.Scalar>, _ panel: PanelScores<V.Scalar>, _: V.Type) {
-  let log2e: V.Scalar = 1.4426950408889634
   withTileScratch(matrixStride: V.lanes, V.self) { scratch in
     // The staging tile of transposeRows and its destination must not be the same memory.
     withUnsafeTemporaryAllocation(of: V.Scalar.self, capacity: V.lanes &* V.lanes) { buffer in
       guard let transposed = buffer.baseAddress else { return }
       forEachTile(bias.rows, bias.columns, side: V.lanes) { row, column, _, columnCount in
-        transposeRows(bias, row: row, column: column, to: transposed, scratch.tileOffsets, log2e, scratch)
+        transposeRows(bias, row: row, column: column, to: transposed, scratch.tileOffsets, V.Scalar.log2e, scratch)
         for c in 0..<columnCount {
           let key = panel.firstKey &+ column &+ c
           let score = panel.scores.base + (key &* panel.scores.stride &+ row)

@@ -105,21 +105,4 @@ extension BlockProduct {
     case .row(let row): (row, 0)
     }
   }
-
-  @inline(__always)
-  func columns(from lane: Int) -> Self {
-    var part = self
-    part.b += lane
-    part.c += lane
-    if case .row(let row) = start { part.start = .row(row + lane) }
-    return part
-  }
-
-  @inline(__always)
-  func rows(from row: Int) -> Self {
-    var part = self
-    part.a += row &* aRowStride
-    part.c += row &* cStride
-    return part
-  }
 }

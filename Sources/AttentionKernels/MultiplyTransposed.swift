@@ -1,8 +1,9 @@
 import AttentionBlocks
 import CSwiftAttnShims
 
-/// C = start + A * B^T for as many rows of A as one register tile takes. B's rows, which are C's lanes, lie along the depth as
-/// A's do: the weights of a projection. Returns the number of rows; if more were asked for, `packed` holds B^T, [p][lane].
+/// C = start + A * B^T for as many rows of A as one register tile takes. B's rows, which are C's lanes, lie along the depth
+/// as A's do: the weights of a projection, or the keys of few queries. Returns the number of rows; if more were asked for,
+/// `packed` holds B^T, [p][lane].
 ///
 /// Packing B first costs as much as the product of 5 rows at least; a decoding step has one row. Here square tiles of B are
 /// transposed on their way into the product of the first rows:

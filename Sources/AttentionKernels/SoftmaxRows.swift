@@ -1,8 +1,8 @@
 import AttentionBlocks
 
-/// `softmax` for a few queries in rows, with keys in the lanes (docs/Algorithm.md, "Few queries"). Each score goes through
-/// the same operations, and a row is summed over its keys in the same two chains: so the bits are the same. The chains are
-/// scalar here, 64 keys in 32 additions one after the other, which the exponentials of the next row overlap with.
+/// `softmax` for a few queries in rows, with keys in the lanes (docs/Algorithm.md, "Few queries"). Each score goes
+/// through the same operations, and a row is summed over its keys in the same two chains: so the bits are the same. The
+/// chains are scalar here, 64 keys in 32 additions one after the other, which the next row's exponentials overlap with.
 @inline(never)
 func softmaxRows<V: LaneVector>(_ rows: RowScores<V.Scalar>, _ state: SoftmaxState<V.Scalar>, _: V.Type) {
   let vectors = (rows.keys &+ V.lanes &- 1) / V.lanes

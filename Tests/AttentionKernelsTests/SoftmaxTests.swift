@@ -191,7 +191,8 @@ import Testing
     for block in 0..<3 {
       var byKey: [T] = numbers.array(64 * lanes)
       for i in byKey.indices { byKey[i] = byKey[i] * 30 + T(40 * block) }
-      var byRow = [T](repeating: .nan, count: count * 64)
+      // What lies past the last key must not count.
+      var byRow = [T](repeating: 1000, count: count * 64)
       for key in 0..<keys { for lane in 0..<count { byRow[lane * 64 + key] = byKey[(firstKey + key) * lanes + lane] } }
       visibility.withUnsafeBufferPointer { bits in
         let bits = hides ? bits.baseAddress : nil

@@ -109,6 +109,7 @@ FEW = tuple(
     for dims, heads in (((64, 64), (2, 2)), ((5, 7), (1, 1)), ((80, 48), (4, 2)), ((16, 1), (3, 1)))
     for options in (
         {},
+        {"scale": 300.0},
         {"mask": "BHQK", "scale": 3.0},
         {"bias": "BHQK", "bias_has_minus_inf": True},
         {"causal": "bottom_right", "bias": "1H1K"},

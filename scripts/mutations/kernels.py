@@ -97,8 +97,8 @@ KERNELS = (
         "bias-in-natural-units",
         "bias is added without log2(e)",
         BIAS,
-        "let log2e: V.Scalar = 1.4426950408889634",
-        "let log2e: V.Scalar = 1",
+        "scratch.tileOffsets, V.Scalar.log2e, scratch)",
+        "scratch.tileOffsets, 1, scratch)",
     ),
     Mutation(
         "bias-gradient-overwrites-broadcast",

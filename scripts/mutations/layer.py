@@ -41,7 +41,7 @@ LAYER = (
         "product-first-rows-twice",
         "rows multiplied while B is transposed are added to again",
         MATRIX_PASS,
-        "    part.rows -= rows\n    part.a += rows * part.aRowStride\n    part.c += rows * part.cStride\n",
+        "    part = part.rows(from: rows)\n    part.rows -= rows\n",
         "",
     ),
     Mutation(

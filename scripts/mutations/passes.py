@@ -111,7 +111,7 @@ PASSES = (
         "few-queries-stale-output",
         "few queries begin with the output of another block",
         FEW,
-        "    state.few.output.fill(rows: count, lanes: state.few.output.stride, 0)\n",
+        "    few.output.fill(rows: count, lanes: few.output.stride, 0)\n",
         "",
     ),
     Mutation(
@@ -216,7 +216,7 @@ PASSES = (
         "scale-always-in-queries",
         "a large scale makes large queries overflow",
         PLAN,
-        "let foldsIntoQuery = abs(scale) * log2e <= 1",
+        "let foldsIntoQuery = abs(scale) * Double.log2e <= 1",
         "let foldsIntoQuery = true",
     ),
     Mutation(

@@ -40,9 +40,8 @@ public enum AttentionOperator {
       lse: Operand(optional: lse?.withTrailingAxis, alignedTo: full),
       kernels: Element.kernels(set), partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
     let items = pass.partition.forwardCount
-    let vectors = ForwardPass<Element>.vectorsOfWork(rows: geometry.rowsPerHead)
-    try pass.run(
-      items: items, check, participants: participants(geometry, vectors: vectors, items: items, Element.self))
+    let participants = participants(geometry, vectors: pass.vectorsOfWork, items: items, Element.self)
+    try pass.run(items: items, check, participants: participants)
   }
 
   /// Computes the gradients that are not nil. Nothing is written before all is judged.
@@ -160,7 +159,8 @@ public enum AttentionOperator {
     try outputs.keepClear(of: results.outGradient, "dout")
   }
 
-  /// How many threads are worth it. The rows of a head are padded to whole vectors, unless `vectors` has their number.
+  /// How many threads are worth it. The rows of a head are padded to whole vectors, unless `vectors` says what
+  /// they cost.
   static func participants<Element: ComputeElement>(
     _ geometry: Geometry, vectors: Double? = nil, items: Int, _: Element.Type
   ) -> Int {

@@ -183,6 +183,7 @@ public enum LayerOperator {
     _ gradients: LayerGradients, _ arguments: borrowing LayerArguments, saved: TensorView, outGradient: TensorView
   ) throws(AttentionError) {
     let type = arguments.query.type
+    // Of query, key, value, bias and the ten parameters.
     var outputs = OutputJudge<14>()
     try outputs.admit(gradients.query, "query gradient", shape: arguments.query.shape, type: type)
     try outputs.admit(gradients.key, "key gradient", of: arguments.key, "key", type: type)

@@ -151,9 +151,8 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
       rest.start = .accumulator
       kernels.products.multiply(rest)
     }
+    part = part.rows(from: rows)
     part.rows -= rows
-    part.a += rows * part.aRowStride
-    part.c += rows * part.cStride
   }
 
   private func copying(_ state: MatrixWorkspace<Element>) -> LaneCopy<Element> {

@@ -6,7 +6,8 @@ import Synchronization
 ///
 /// Every shelf is lock-free, and a fork leaves it usable: a slot has a whole block or none.
 struct MemoryShelf {
-  /// Workspaces of a few threads. A participant finds the one that it had before, which its own caches still hold.
+  /// Workspaces of a few threads. A participant finds the one that it had before, which with two threads is the one that
+  /// its own caches hold.
   static func workspace(of participant: Int) -> MemoryShelf {
     MemoryShelf(first: 0, count: 4, preferred: participant % 4, largest: 2 << 20)
   }

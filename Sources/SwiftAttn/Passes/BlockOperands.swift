@@ -42,7 +42,8 @@ struct HeadOperands<Element: ComputeElement> {
 }
 
 extension KernelTable where Element: ComputeElement {
-  /// s = scale * log2(e) * K Q^T + log2(e) * bias for one panel; forward and backward get the same bits.
+  /// s = scale * log2(e) * K Q^T + log2(e) * bias for one panel; forward and backward get the same bits. Forward of few
+  /// queries has a counterpart of its own (`FewQueries.swift`).
   func computeScores(
     _ head: HeadOperands<Element>, _ block: KeyBlock, queries: LaneMatrix<Element>, bias: ScatteredRows<Element>?,
     _ panel: PanelScores<Element>

@@ -13,10 +13,11 @@ struct ForwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
     let bytes = ForwardWorkspace<Element>.bytes(plan.geometry, partition.rowsPerBlock)
     guard var workspace = Workspace(bytes: bytes, participant: participant) else { return }
     var state = ForwardWorkspace<Element>(plan.geometry, partition.rowsPerBlock, &workspace)
+    let mostFew = mostFewQueries
     while let item = control.claim() {
       state.rows.load(partition.forwardBlock(item), plan)
-      if state.rows.count <= Self.fewQueries {
-        attendFew(&state, control, participant: participant)
+      if state.rows.count <= mostFew, let few = state.few {
+        attendFew(few, &state, control, participant: participant)
       } else {
         attend(&state, control, participant: participant)
       }
@@ -113,8 +114,8 @@ struct ForwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
     }
   }
 
-  /// lse = ln 2 * (m + log2 l), where the whole part of log2 l goes to m, which depends on the headroom: so lse has the same
-  /// bits when keys that a row does not see are left away.
+  /// lse = ln 2 * (m + log2 l), where the whole part of log2 l goes to m, which depends on the headroom: so lse has the
+  /// same bits when keys that a row does not see are left away.
   func storeLse(_ state: inout ForwardWorkspace<Element>) {
     guard let lse else { return }
     state.rows.offsets(of: lse, into: state.offsets)
@@ -142,16 +143,20 @@ struct ForwardWorkspace<Element: ComputeElement> {
   let scores: LaneMatrix<Element>
   /// [d][lane]
   let output: LaneMatrix<Element>
-  /// For blocks of few queries, in the memory of the three above.
-  let few: FewQueriesWorkspace<Element>
+  let keyOffsets: UnsafeMutablePointer<Int>
+  /// For blocks of few queries, in the memory of the three matrices; nil where they have too little.
+  let few: FewQueriesWorkspace<Element>?
 
   static func bytes(_ geometry: Geometry, _ capacity: Int) -> Int {
-    let matrices =
-      Workspace.bytes(geometry.paddedHeadDim(Element.self) * capacity, of: Element.self)
+    BlockRows<Element>.bytes(capacity: capacity) + Workspace.bytes(capacity, of: Int.self)
+      + 3 * Workspace.bytes(capacity, of: Element.self) + Workspace.bytes(BlockSize.keys, of: Int.self)
+      + matrixBytes(geometry, capacity)
+  }
+
+  private static func matrixBytes(_ geometry: Geometry, _ capacity: Int) -> Int {
+    Workspace.bytes(geometry.paddedHeadDim(Element.self) * capacity, of: Element.self)
       + Workspace.bytes(BlockSize.keys * capacity, of: Element.self)
       + Workspace.bytes(geometry.paddedValueDim(Element.self) * capacity, of: Element.self)
-    return BlockRows<Element>.bytes(capacity: capacity) + Workspace.bytes(capacity, of: Int.self)
-      + 3 * Workspace.bytes(capacity, of: Element.self) + max(matrices, FewQueriesWorkspace<Element>.bytes(geometry))
   }
 
   init(_ geometry: Geometry, _ capacity: Int, _ workspace: inout Workspace) {
@@ -160,10 +165,15 @@ struct ForwardWorkspace<Element: ComputeElement> {
     reference = workspace.take(capacity, of: Element.self)
     sum = workspace.take(capacity, of: Element.self)
     factors = workspace.take(capacity, of: Element.self)
+    keyOffsets = workspace.take(BlockSize.keys, of: Int.self)
     let mark = workspace.used
     queries = workspace.matrix(rows: geometry.paddedHeadDim(Element.self), stride: capacity)
     scores = workspace.matrix(rows: BlockSize.keys, stride: capacity)
     output = workspace.matrix(rows: geometry.paddedValueDim(Element.self), stride: capacity)
+    guard FewQueriesWorkspace<Element>.bytes(geometry) <= Self.matrixBytes(geometry, capacity) else {
+      few = nil
+      return
+    }
     workspace.reuse(from: mark)
     few = FewQueriesWorkspace(geometry, &workspace)
   }

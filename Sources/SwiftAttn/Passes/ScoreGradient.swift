@@ -30,11 +30,10 @@ struct ScoreGradient<Element: ComputeElement>: Sendable {
       for row in 0..<lanes { state.minusDelta[row] = -state.minusDelta[row] }
     }
     rows.offsets(of: lse, into: state.offsets)
-    let log2e: Element = 1.4426950408889634
     for row in 0..<lanes {
       // Rows that attend to nothing, and lanes without a row: 2^(s - inf) = 0.
       let value = row < rows.count ? lse.base[state.offsets[row]] : -.infinity
-      state.logSumExp[row] = value == -.infinity ? .infinity : value * log2e
+      state.logSumExp[row] = value == -.infinity ? .infinity : value * Element.log2e
     }
   }
 

@@ -46,10 +46,9 @@ struct AttentionPlan<Element: ComputeElement>: Sendable {
       throw AttentionError(.invalidArgument, "scale must be finite and not zero")
     }
     self.scale = Element(scale)
-    let log2e = 1.4426950408889634
-    let foldsIntoQuery = abs(scale) * log2e <= 1
-    queryFactor = foldsIntoQuery ? Element(scale * log2e) : 1
-    scoreFactor = foldsIntoQuery ? 1 : Element(scale * log2e)
+    let foldsIntoQuery = abs(scale) * Double.log2e <= 1
+    queryFactor = foldsIntoQuery ? Element(scale * Double.log2e) : 1
+    scoreFactor = foldsIntoQuery ? 1 : Element(scale * Double.log2e)
   }
 }
 

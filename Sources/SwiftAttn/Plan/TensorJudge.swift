@@ -130,7 +130,7 @@ struct OutputJudge<let capacity: Int>: ~Copyable {
     if let input { try keepClear(of: input, name) }
   }
 
-  /// Checks that no output shares memory with a judged input. Mutating, so that the arrays need not be copied.
+  /// Checks that no output shares memory with an input. Mutating, so that the arrays need not be copied.
   @inline(never)
   mutating func keepClear(of input: TensorView, _ name: StaticString) throws(AttentionError) {
     guard let extent = MemoryExtent(input) else { return }
