@@ -19,7 +19,7 @@ public enum AttentionOperator {
   ) throws(AttentionError) {
     let plan = try AttentionPlan<Element>(arguments)
     let geometry = plan.geometry
-    var outputs = OutputJudge<2>()
+    var outputs = OutputJudge<4>()
     try outputs.admit(out, "out", shape: geometry.outShape, type: Element.type)
     try outputs.admit(lse, "lse", shape: geometry.lseShape, type: Element.type)
     try outputs.keepClear(of: arguments)
@@ -40,7 +40,7 @@ public enum AttentionOperator {
       lse: Operand(optional: lse?.withTrailingAxis, alignedTo: full),
       kernels: Element.kernels(set), partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
     let items = pass.partition.forwardCount
-    let participants = participants(geometry, vectors: pass.vectorsOfWork, items: items, Element.self)
+    let participants = participants(geometry, vectors: plan.vectorsOfWork, items: items, Element.self)
     try pass.run(items: items, check, participants: participants)
   }
 

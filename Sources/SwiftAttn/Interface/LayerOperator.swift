@@ -23,7 +23,7 @@ public enum LayerOperator {
     defer { environment.restore() }
     let memory = try TensorView(
       memory: UnsafeRawBufferPointer(packed), "packed", bytes: try packedBytes(parameters))
-    var outputs = OutputJudge<1>()
+    var outputs = OutputJudge<4>()
     try outputs.admit(memory, "packed", shape: memory.shape, type: .bool)
     try outputs.keepClear(of: parameters)
     guard let base = memory.data else { return }
@@ -69,7 +69,7 @@ public enum LayerOperator {
   ) throws(AttentionError) {
     let shape = try LayerShape(arguments)
     let bytes = try bytes(shape, Element.self)
-    var outputs = OutputJudge<3>()
+    var outputs = OutputJudge<4>()
     try outputs.admit(out, "out", shape: shape.outShape, type: Element.type)
     if let weights {
       let isAverage = weights.rank == shape.batch.rank + 2

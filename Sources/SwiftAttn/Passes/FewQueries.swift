@@ -6,18 +6,8 @@ import AttentionBlocks
 extension ForwardPass {
   /// Of the time with queries in the lanes, 512 keys of 64 dims take on one thread of a Zen 4, f32 with 1 / 4 / 8 rows:
   /// 0.24, 0.54, 0.72 (12 rows 1.01, 16 rows 1.3), AVX2 0.42, 0.54, 0.92; f64 with 1 / 4 rows: 0.40, 0.65, AVX2 0.69, 0.88
-  /// (3 rows 1.06). Of 100 dims, which are not whole vectors, f32: 0.78, 0.75, 1.01, AVX2 0.63, 0.76, 1.07.
+  /// (3 rows 1.06).
   static var fewQueries: Int { Element.lanes / 2 }
-
-  /// Blocks of at most so many rows have keys in the lanes. Keys and values must lie along their rows: to bring others
-  /// there took four times as long.
-  var mostFewQueries: Int { plan.key.column == 1 && plan.value.column == 1 ? Self.fewQueries : 0 }
-
-  /// What the rows of a head cost, in vectors of queries; nil: as many as they fill.
-  var vectorsOfWork: Double? {
-    let rows = plan.geometry.rowsPerHead
-    return rows <= mostFewQueries ? 0.2 + Double(rows) / Double(Element.lanes) : nil
-  }
 
   /// The running softmax of all the block's rows over all their keys, and their results.
   func attendFew(
@@ -178,6 +168,24 @@ extension ForwardPass {
   }
 }
 
+// Inlined, because the plan would be copied for a call.
+extension AttentionPlan {
+  /// Blocks of at most so many rows have keys in the lanes. Keys and values must lie along their rows: to bring others
+  /// there took four times as long. Less than a vector of keys or dims was slower too (8 dims, 32 keys, 1 row: 1.1), and
+  /// dims that are not whole vectors gain less (100 dims, 512 keys, 1 / 4 / 8 rows: 0.78, 0.9, 1.2).
+  @inline(__always) var mostFewQueries: Int {
+    guard key.column == 1, value.column == 1, min(geometry.seqLenK, geometry.headDim) >= Element.lanes else { return 0 }
+    let few = ForwardPass<Element>.fewQueries
+    return geometry.headDim % Element.lanes == 0 ? few : few / 2
+  }
+
+  /// What the rows of a head cost, in vectors of queries; nil: as many as they fill.
+  @inline(__always) var vectorsOfWork: Double? {
+    let rows = geometry.rowsPerHead
+    return rows <= mostFewQueries ? 0.2 + Double(rows) / Double(Element.lanes) : nil
+  }
+}
+
 extension BlockProduct {
   fileprivate func rows(_ range: Range<Int>) -> Self {
     var part = rows(from: range.lowerBound)
@@ -193,7 +201,7 @@ extension BlockProduct {
   }
 }
 
-/// A workspace's part for blocks of few queries.
+/// For blocks of few queries, in the memory of the matrices that other blocks have.
 struct FewQueriesWorkspace<Element: ComputeElement> {
   /// [row][d], scaled, padded to whole vectors.
   let queries: LaneMatrix<Element>
@@ -206,7 +214,7 @@ struct FewQueriesWorkspace<Element: ComputeElement> {
   /// [row][d], padded.
   let output: LaneMatrix<Element>
 
-  static func bytes(_ geometry: Geometry) -> Int {
+  private static func bytes(_ geometry: Geometry) -> Int {
     let (head, value) = (geometry.paddedHeadDim(Element.self), geometry.paddedValueDim(Element.self))
     let rows = ForwardPass<Element>.fewQueries
     return Workspace.bytes(rows * head, of: Element.self)
@@ -214,7 +222,10 @@ struct FewQueriesWorkspace<Element: ComputeElement> {
       + Workspace.bytes(rows * BlockSize.keys, of: Element.self) + Workspace.bytes(rows * value, of: Element.self)
   }
 
-  init(_ geometry: Geometry, _ workspace: inout Workspace) {
+  /// Nil where those, from `mark` on, are too small.
+  init?(_ geometry: Geometry, from mark: Int, _ workspace: inout Workspace) {
+    guard Self.bytes(geometry) <= workspace.used - mark else { return nil }
+    workspace.reuse(from: mark)
     let (head, value) = (geometry.paddedHeadDim(Element.self), geometry.paddedValueDim(Element.self))
     let rows = ForwardPass<Element>.fewQueries
     queries = workspace.matrix(rows: rows, stride: head)

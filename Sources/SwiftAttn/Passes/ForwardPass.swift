@@ -13,10 +13,12 @@ struct ForwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
     let bytes = ForwardWorkspace<Element>.bytes(plan.geometry, partition.rowsPerBlock)
     guard var workspace = Workspace(bytes: bytes, participant: participant) else { return }
     var state = ForwardWorkspace<Element>(plan.geometry, partition.rowsPerBlock, &workspace)
-    let mostFew = mostFewQueries
+    let few =
+      partition.rowsOfLastBlock <= plan.mostFewQueries
+      ? FewQueriesWorkspace<Element>(plan.geometry, from: state.mark, &workspace) : nil
     while let item = control.claim() {
       state.rows.load(partition.forwardBlock(item), plan)
-      if state.rows.count <= mostFew, let few = state.few {
+      if let few, state.rows.count <= Self.fewQueries {
         attendFew(few, &state, control, participant: participant)
       } else {
         attend(&state, control, participant: participant)
@@ -144,17 +146,13 @@ struct ForwardWorkspace<Element: ComputeElement> {
   /// [d][lane]
   let output: LaneMatrix<Element>
   let keyOffsets: UnsafeMutablePointer<Int>
-  /// For blocks of few queries, in the memory of the three matrices; nil where they have too little.
-  let few: FewQueriesWorkspace<Element>?
+  /// Where in the workspace the three matrices begin.
+  let mark: Int
 
   static func bytes(_ geometry: Geometry, _ capacity: Int) -> Int {
     BlockRows<Element>.bytes(capacity: capacity) + Workspace.bytes(capacity, of: Int.self)
       + 3 * Workspace.bytes(capacity, of: Element.self) + Workspace.bytes(BlockSize.keys, of: Int.self)
-      + matrixBytes(geometry, capacity)
-  }
-
-  private static func matrixBytes(_ geometry: Geometry, _ capacity: Int) -> Int {
-    Workspace.bytes(geometry.paddedHeadDim(Element.self) * capacity, of: Element.self)
+      + Workspace.bytes(geometry.paddedHeadDim(Element.self) * capacity, of: Element.self)
       + Workspace.bytes(BlockSize.keys * capacity, of: Element.self)
       + Workspace.bytes(geometry.paddedValueDim(Element.self) * capacity, of: Element.self)
   }
@@ -166,15 +164,9 @@ struct ForwardWorkspace<Element: ComputeElement> {
     sum = workspace.take(capacity, of: Element.self)
     factors = workspace.take(capacity, of: Element.self)
     keyOffsets = workspace.take(BlockSize.keys, of: Int.self)
-    let mark = workspace.used
+    mark = workspace.used
     queries = workspace.matrix(rows: geometry.paddedHeadDim(Element.self), stride: capacity)
     scores = workspace.matrix(rows: BlockSize.keys, stride: capacity)
     output = workspace.matrix(rows: geometry.paddedValueDim(Element.self), stride: capacity)
-    guard FewQueriesWorkspace<Element>.bytes(geometry) <= Self.matrixBytes(geometry, capacity) else {
-      few = nil
-      return
-    }
-    workspace.reuse(from: mark)
-    few = FewQueriesWorkspace(geometry, &workspace)
   }
 }

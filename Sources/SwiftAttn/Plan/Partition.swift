@@ -29,6 +29,8 @@ struct Partition: Sendable {
   /// At least one, so that the gradients of a key that no query sees are written.
   var blocksPerHead: Int { max((rowsPerHead + rowsPerBlock - 1) / rowsPerBlock, 1) }
 
+  var rowsOfLastBlock: Int { rowsPerHead - (blocksPerHead - 1) * rowsPerBlock }
+
   func block(head: Int, index: Int) -> RowBlock {
     let headKV = head % headsKV
     return RowBlock(
