@@ -106,7 +106,7 @@ static int create_threads(const problem_spec *spec) {
 }
 
 /* A small call is shared with threads that are awake, but wakes none unless another came just before. What counts is
- * the work of whole vectors: one query for many keys is as much as 16. */
+ * the time that it takes: one query for many keys, which is mostly transposing them, takes more than its products. */
 static void check_small_calls(void) {
   static const problem_spec small = {"small", 3, 1, 8, 8, 16, 16, 64, 64, SWIFTATTN_CAUSAL_NONE, 0};
   static const problem_spec decoding = {"decoding", 3, 1, 8, 8, 1, 512, 64, 64, SWIFTATTN_CAUSAL_NONE, 0};

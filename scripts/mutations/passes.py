@@ -285,8 +285,8 @@ PASSES = (
     Mutation(
         "pool-few-queries-alone",
         "a few queries for many keys are thought to be little work",
-        OPERATOR,
-        "(Double(geometry.rowsPerHead) / Double(Element.lanes)).rounded(.up)",
-        "Double(geometry.rowsPerHead) / Double(Element.lanes)",
+        FEW,
+        "rows <= mostFewQueries ? 0.2 + Double(rows)",
+        "rows <= mostFewQueries ? Double(rows)",
     ),
 )

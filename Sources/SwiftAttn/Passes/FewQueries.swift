@@ -46,8 +46,7 @@ extension ForwardPass {
   ) {
     let scores = RowScores(
       scores: few.scores, rows: state.rows.count, firstKey: block.keys.first, keys: block.count,
-      visibility: block.keys.hidesPairs ? UnsafePointer(state.rows.words) : nil,
-      visibilityStride: state.rows.capacity)
+      visibility: block.keys.hidesPairs ? UnsafePointer(state.rows.words) : nil, visibilityStride: state.rows.capacity)
     computeScores(scores, few, &state, block, head)
     if let bias = state.rows.biasRows(head, panel, block) { addBias(bias, scores) }
     kernels.scores.softmaxRows(
@@ -71,7 +70,8 @@ extension ForwardPass {
     }
   }
 
-  /// Whole vectors of keys are transposed in registers where that is possible, others through memory.
+  /// Keys lie along their rows (`mostFewQueries`). Whole vectors of them are transposed in registers where that is
+  /// possible, others through memory.
   private func computeScores(
     _ scores: RowScores<Element>, _ few: FewQueriesWorkspace<Element>, _ state: inout ForwardWorkspace<Element>,
     _ block: KeyBlock, _ head: HeadOperands<Element>
@@ -82,7 +82,7 @@ extension ForwardPass {
       depth: key.columns, vectors: (scores.keys + lanes - 1) / lanes, b: few.keys.base, bStride: few.keys.stride,
       c: few.scores.base, cStride: few.scores.stride, start: .zero)
     var transposed = 0
-    if let multiplyTransposed = kernels.products.multiplyTransposed, key.columnStride == 1, key.columns % lanes == 0 {
+    if let multiplyTransposed = kernels.products.multiplyTransposed, key.columns % lanes == 0 {
       transposed = scores.keys / lanes
       var part = panel
       (part.b, part.bStride) = (UnsafePointer(key.element(block.firstKey, 0)), key.rowStride)
@@ -122,7 +122,7 @@ extension ForwardPass {
     _ head: HeadOperands<Element>
   ) -> (base: UnsafePointer<Element>, stride: Int) {
     let (value, first) = (head.value, head.value.element(block.firstKey, 0))
-    if value.columnStride == 1 && value.columns % Element.lanes == 0 { return (UnsafePointer(first), value.rowStride) }
+    if value.columns % Element.lanes == 0 { return (UnsafePointer(first), value.rowStride) }
     for index in 0..<block.count { state.keyOffsets[index] = index &* value.rowStride }
     kernels.layout.pack(
       ScatteredRows(
