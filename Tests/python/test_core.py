@@ -27,10 +27,10 @@ class Undecided:
         raise ArithmeticError("undecided")
 
 
-@pytest.mark.parametrize("name", ["forward", "backward", "layer_forward", "layer_backward"])
+@pytest.mark.parametrize("name", ["forward", "backward", "layer_forward", "layer_backward", "layer_pack"])
 def test_the_number_of_arguments_is_judged(name: str) -> None:
-    with pytest.raises(TypeError, match="positional arguments wanted, 1 given"):
-        getattr(_core, name)(None)
+    with pytest.raises(TypeError, match="positional arguments wanted, 2 given"):
+        getattr(_core, name)(None, None)
 
 
 def make_layer() -> swiftattn.MultiHeadAttention:
@@ -109,6 +109,18 @@ def test_an_out_weight_without_a_width_is_judged(out_weight: Array | None, messa
     arguments |= {"parameters": (*weights[:3], out_weight, *weights[4:]), "keeps": keeps}
     with pytest.raises(ValueError, match=message):
         _core.layer_forward(*arguments.values())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "exception", "message"),
+    [
+        (("x",) + (None,) * 9, TypeError, "parameter must be a NumPy array"),
+        ((None,) * 10, ValueError, "query_weight is missing"),
+    ],
+)
+def test_weights_to_pack_are_judged(parameters: object, exception: type[Exception], message: str) -> None:
+    with pytest.raises(exception, match=message):
+        _core.layer_pack(parameters)
 
 
 @pytest.mark.parametrize(("changes", "exception", "message"), WRONG_LAYERS_BACKWARD)
