@@ -113,6 +113,7 @@ FEW = tuple(
         ((80, 44), (4, 2)),
         ((16, 30), (3, 1)),
         ((5, 64), (1, 1)),
+        ((1000, 8), (1, 1)),  # in float64, too large for the workspace's part for few queries
     )
     for options in (
         {},
