@@ -63,9 +63,9 @@ extension BlockProduct {
   }
 }
 
-/// Rows of the caller's memory (a block of queries, of gradients, of bias) that lie at irregular places, because the
+/// Rows of the caller's memory (a block of queries, of gradients, of bias, of a mask) that lie at irregular places, because the
 /// heads of a group are packed into one block: row r starts at `base + offsets[r]`, its elements are `stride` apart.
-public struct ScatteredRows<Element: AttentionElement> {
+public struct ScatteredRows<Element> {
   public var base: UnsafeMutablePointer<Element>
   public var offsets: UnsafePointer<Int>
   public var stride: Int

@@ -5,7 +5,7 @@ public enum KernelId {
     case multiply, multiplyVisibleKeys, multiplyVisibleQueries
     case gather, scatter, pack, rotate
     case scale, addBias, addBiasGradient, softmax, softmaxRows, softmaxGradient, dotColumns
-    case maskWord, biasWord, hasNonFinite
+    case hideByMask, hideByBias, hasNonFinite
 
     public var name: StaticString {
       switch self {
@@ -23,8 +23,8 @@ public enum KernelId {
       case .softmaxRows: "softmax_rows"
       case .softmaxGradient: "softmax_gradient"
       case .dotColumns: "dot_columns"
-      case .maskWord: "mask_word"
-      case .biasWord: "bias_word"
+      case .hideByMask: "hide_by_mask"
+      case .hideByBias: "hide_by_bias"
       case .hasNonFinite: "has_non_finite"
       }
     }

@@ -121,20 +121,23 @@ public struct ScoreKernels<Element: AttentionElement>: Sendable {
 
 /// Reading masks, and finding blocks that need care.
 public struct MaskingKernels<Element: AttentionElement>: Sendable {
-  /// One bit for each of up to 64 mask bytes (first, stride, count) that is true.
-  public let maskWord: @Sendable (UnsafePointer<UInt8>, Int, Int) -> UInt64
-  /// One bit for each of up to 64 bias elements (first, stride, count) that is not -inf.
-  public let biasWord: @Sendable (UnsafePointer<Element>, Int, Int) -> UInt64
+  public typealias Words = UnsafeMutablePointer<UInt64>
+
+  /// Each row's word keeps the bits whose mask byte is true. Bit `leading + j` is that of column j; the bits before stay as
+  /// they are. (rows, leading, words), up to 64 bits in all.
+  public let hideByMask: @Sendable (ScatteredRows<UInt8>, Int, Words) -> Void
+  /// The same for elements of the bias that are not -inf.
+  public let hideByBias: @Sendable (ScatteredRows<Element>, Int, Words) -> Void
   /// Is any of rows x columns elements NaN or infinite: (first, row stride, column stride, rows, columns).
   public let hasNonFinite: @Sendable (UnsafePointer<Element>, Int, Int, Int, Int) -> Bool
 
   public init(
-    maskWord: @escaping @Sendable (UnsafePointer<UInt8>, Int, Int) -> UInt64,
-    biasWord: @escaping @Sendable (UnsafePointer<Element>, Int, Int) -> UInt64,
+    hideByMask: @escaping @Sendable (ScatteredRows<UInt8>, Int, Words) -> Void,
+    hideByBias: @escaping @Sendable (ScatteredRows<Element>, Int, Words) -> Void,
     hasNonFinite: @escaping @Sendable (UnsafePointer<Element>, Int, Int, Int, Int) -> Bool
   ) {
-    self.maskWord = maskWord
-    self.biasWord = biasWord
+    self.hideByMask = hideByMask
+    self.hideByBias = hideByBias
     self.hasNonFinite = hasNonFinite
   }
 }

@@ -32,8 +32,8 @@ private func table<V: LaneVector>(_: V.Type) -> KernelTable<V.Scalar> {
       softmaxGradient: { softmaxGradient($0, $1, V.self) },
       dotColumns: { dotColumns($0, $1, rows: $2, vectors: $3, $4, V.self) }),
     masking: MaskingKernels(
-      maskWord: { sa_mask_word($0, $1, $2) },
-      biasWord: { V.biasWord($0, $1, $2) },
+      hideByMask: { hideByMask($0, leading: $1, $2) },
+      hideByBias: { hideByBias($0, leading: $1, $2, V.self) },
       hasNonFinite: { hasNonFinite($0, rowStride: $1, columnStride: $2, rows: $3, columns: $4, V.self) }))
 }
 

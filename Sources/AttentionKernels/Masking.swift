@@ -47,6 +47,36 @@ func multiplyVisibleQueries<V: LaneVector>(
   }
 }
 
+/// The words of rows lose the bits of keys that the mask hides.
+@inline(never)
+func hideByMask(_ mask: ScatteredRows<UInt8>, leading: Int, _ words: UnsafeMutablePointer<UInt64>) {
+  keep(words, leading: leading, of: mask) { sa_mask_word($0, mask.stride, mask.columns) }
+}
+
+/// The words of rows lose the bits of keys whose bias is -inf.
+@inline(never)
+func hideByBias<V: LaneVector>(
+  _ bias: ScatteredRows<V.Scalar>, leading: Int, _ words: UnsafeMutablePointer<UInt64>, _: V.Type
+) {
+  keep(words, leading: leading, of: bias) { V.biasWord($0, bias.stride, bias.columns) }
+}
+
+/// A row at the place of the one before, as where a mask is broadcast, shares its word.
+@inline(__always)
+private func keep<T>(
+  _ words: UnsafeMutablePointer<UInt64>, leading: Int, of rows: ScatteredRows<T>, _ word: (UnsafePointer<T>) -> UInt64
+) {
+  var offset = Int.min
+  var kept: UInt64 = 0
+  for row in 0..<rows.rows {
+    if rows.offsets[row] != offset {
+      offset = rows.offsets[row]
+      kept = word(rows.base + offset) &<< UInt64(leading) | ((1 &<< UInt64(leading)) &- 1)
+    }
+    words[row] &= kept
+  }
+}
+
 /// Is any element NaN or infinite? x * 0 is 0 for finite x and NaN otherwise.
 @inline(never)
 func hasNonFinite<V: LaneVector>(

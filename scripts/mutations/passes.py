@@ -62,8 +62,8 @@ PASSES = (
         "mask-hides-leading-keys",
         "a mask hides the layer's own keys",
         VISIBILITY,
-        "word << UInt64(leading) | Visibility<Element>.ones(leading)",
-        "word << UInt64(leading)",
+        "let leading = max(leadingKeys - start, 0)\n    let first = max(start - leadingKeys, 0)",
+        "let leading = 0\n    let first = start",
     ),
     Mutation(
         "visibility-stale-words",

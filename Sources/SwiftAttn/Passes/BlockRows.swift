@@ -11,12 +11,15 @@ struct BlockRows<Element: ComputeElement> {
   /// Element offset of each row in the mask and the bias.
   let maskOffsets: Offsets
   let biasOffsets: Offsets
-  /// Bit j of [j / 32][row]: the row sees key j of the present key block.
+  /// Bit j of [row]: the row sees key j of the present key block.
+  let seen: UnsafeMutablePointer<UInt64>
+  /// The same for kernels: bit j of [j / 32][row].
   let words: UnsafeMutablePointer<UInt32>
   let capacity: Int
 
   static func bytes(capacity: Int) -> Int {
-    4 * Workspace.bytes(capacity, of: Int.self) + Workspace.bytes(2 * capacity, of: UInt32.self)
+    4 * Workspace.bytes(capacity, of: Int.self) + Workspace.bytes(capacity, of: UInt64.self)
+      + Workspace.bytes(2 * capacity, of: UInt32.self)
   }
 
   init(capacity: Int, _ workspace: inout Workspace) {
@@ -25,6 +28,7 @@ struct BlockRows<Element: ComputeElement> {
     endKey = workspace.take(capacity, of: Int.self)
     maskOffsets = workspace.take(capacity, of: Int.self)
     biasOffsets = workspace.take(capacity, of: Int.self)
+    seen = workspace.take(capacity, of: UInt64.self)
     words = workspace.take(2 * capacity, of: UInt32.self)
   }
 

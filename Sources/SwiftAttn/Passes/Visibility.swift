@@ -42,19 +42,35 @@ struct Visibility<Element: ComputeElement> {
     if panel.mostEnd <= start || panel.leastFirst >= start + count { return .none }
     let inside = panel.mostFirst <= start && panel.leastEnd >= start + count
     if inside && mask == nil && bias == nil { return PanelKeys(first: 0, end: count, hidesPairs: false) }
+    let words = rows.seen
+    for row in panel.lane..<panel.lane + panel.rows {
+      words[row] = Self.ones(min(rows.endKey[row] - start, count)) & ~Self.ones(rows.firstKey[row] - start)
+    }
+    hide(start: start, count: count, panel: panel, rows: rows)
     var any: UInt64 = 0
     var all = ~UInt64(0)
-    var reader = WordReader(visibility: self, rows: rows, start: start, count: count)
     for row in panel.lane..<panel.lane + panel.rows {
-      let word = reader.word(row)
-      any |= word
-      all &= word
-      store(word, row, rows)
+      any |= words[row]
+      all &= words[row]
+      store(words[row], row, rows)
     }
     for row in panel.lane + panel.rows..<panel.lane + panel.vectors * Element.lanes { store(0, row, rows) }
     guard any != 0 else { return .none }
     if all == Self.ones(count) { return PanelKeys(first: 0, end: count, hidesPairs: false) }
     return PanelKeys(first: any.trailingZeroBitCount & ~1, end: 64 - any.leadingZeroBitCount, hidesPairs: true)
+  }
+
+  /// Takes what mask and bias hide out of the panel's words. They are not about leading keys, which stay.
+  private func hide(start: Int, count: Int, panel: Panel, rows: BlockRows<Element>) {
+    let leading = max(leadingKeys - start, 0)
+    let first = max(start - leadingKeys, 0)
+    func part<T>(_ operand: Operand<T>, _ offsets: UnsafeMutablePointer<Int>) -> ScatteredRows<T> {
+      ScatteredRows(
+        base: operand.base + first * operand.column, offsets: offsets + panel.lane, stride: operand.column,
+        rows: panel.rows, columns: count - leading)
+    }
+    if let mask { masking.hideByMask(part(mask, rows.maskOffsets), leading, rows.seen + panel.lane) }
+    if let bias { masking.hideByBias(part(bias, rows.biasOffsets), leading, rows.seen + panel.lane) }
   }
 
   /// Words for a panel that needed none, because it sees all keys of the block or nothing, but whose neighbour has some.
@@ -72,56 +88,4 @@ struct Visibility<Element: ComputeElement> {
 
   /// The lowest `count` bits.
   static func ones(_ count: Int) -> UInt64 { count >= 64 ? ~0 : count <= 0 ? 0 : (1 << UInt64(count)) - 1 }
-}
-
-/// Reads row after row; rows that share a mask or bias row (broadcasting) share its word.
-private struct WordReader<Element: ComputeElement> {
-  let visibility: Visibility<Element>
-  let rows: BlockRows<Element>
-  let start: Int
-  let count: Int
-  /// Keys of the block that no mask is about, and the first masked key, not counting those.
-  private let leading: Int
-  private let firstMasked: Int
-  private var maskOffset = Int.min
-  private var maskWord: UInt64 = 0
-  private var biasOffset = Int.min
-  private var biasWord: UInt64 = 0
-
-  init(visibility: Visibility<Element>, rows: BlockRows<Element>, start: Int, count: Int) {
-    self.visibility = visibility
-    self.rows = rows
-    self.start = start
-    self.count = count
-    leading = max(visibility.leadingKeys - start, 0)
-    firstMasked = max(start - visibility.leadingKeys, 0)
-  }
-
-  mutating func word(_ row: Int) -> UInt64 {
-    let beforeEnd = Visibility<Element>.ones(min(rows.endKey[row] - start, count))
-    var word = beforeEnd & ~Visibility<Element>.ones(rows.firstKey[row] - start)
-    if let mask = visibility.mask {
-      if rows.maskOffsets[row] != maskOffset {
-        maskOffset = rows.maskOffsets[row]
-        maskWord = behindLeading(
-          visibility.masking.maskWord(
-            mask.base + (maskOffset + firstMasked * mask.column), mask.column, count - leading))
-      }
-      word &= maskWord
-    }
-    if let bias = visibility.bias {
-      if rows.biasOffsets[row] != biasOffset {
-        biasOffset = rows.biasOffsets[row]
-        biasWord = behindLeading(
-          visibility.masking.biasWord(
-            bias.base + (biasOffset + firstMasked * bias.column), bias.column, count - leading))
-      }
-      word &= biasWord
-    }
-    return word
-  }
-
-  private func behindLeading(_ word: UInt64) -> UInt64 {
-    word << UInt64(leading) | Visibility<Element>.ones(leading)
-  }
 }
