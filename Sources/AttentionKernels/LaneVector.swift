@@ -36,6 +36,9 @@ protocol LaneVector: SendableMetatype {
   static func transpose(
     _ source: Source, _ sourceOffsets: UnsafePointer<Int>,
     to destination: Destination, _ destinationOffsets: UnsafePointer<Int>, factor: Self)
+  /// The transpose of one square tile, each source row multiplied by `factor`, is added to rows `stride` apart.
+  static func addTransposed(
+    _ source: Source, _ sourceOffsets: UnsafePointer<Int>, factor: Scalar, to destination: Destination, _ stride: Int)
   /// sums[i] += A's row i times the transpose of one square tile of B, in the order of the depth. `rows` is a constant.
   static func multiplyTransposedTile(
     _ a: (first: Source, stride: Int), _ b: TransposedTile<Scalar>, rows: Int, _ sums: Destination)
@@ -90,6 +93,12 @@ extension SIMD16: LaneVector where Scalar == Float {
     sa_transpose_f32(source, sourceOffsets, destination, destinationOffsets, factor)
   }
   @inline(__always)
+  static func addTransposed(
+    _ source: Source, _ sourceOffsets: UnsafePointer<Int>, factor: Scalar, to destination: Destination, _ stride: Int
+  ) {
+    sa_add_transposed_f32(source, sourceOffsets, factor, destination, stride)
+  }
+  @inline(__always)
   static func multiplyTransposedTile(
     _ a: (first: Source, stride: Int), _ b: TransposedTile<Scalar>, rows: Int, _ sums: Destination
   ) {
@@ -123,6 +132,12 @@ extension SIMD8: LaneVector where Scalar == Double {
     to destination: Destination, _ destinationOffsets: UnsafePointer<Int>, factor: Self
   ) {
     sa_transpose_f64(source, sourceOffsets, destination, destinationOffsets, factor)
+  }
+  @inline(__always)
+  static func addTransposed(
+    _ source: Source, _ sourceOffsets: UnsafePointer<Int>, factor: Scalar, to destination: Destination, _ stride: Int
+  ) {
+    sa_add_transposed_f64(source, sourceOffsets, factor, destination, stride)
   }
   @inline(__always)
   static func multiplyTransposedTile(

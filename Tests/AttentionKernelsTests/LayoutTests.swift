@@ -87,15 +87,56 @@ import Testing
     }
   }
 
-  @Test("bias is added transposed, and its gradient sums what shares memory", arguments: tiers)
+  @Test("bias is added transposed: whole tiles and parts, apart, interleaved or one row for all", arguments: tiers)
   func bias(_ tier: InstructionSet) {
+    for keys in [Float.lanes, 11, 2 * Float.lanes + 1] {
+      for stride in [1, 2] {
+        for isShared in [false, true] {
+          addBias(tier, keys: keys, stride: stride, isShared: isShared, Float.self)
+          addBias(tier, keys: keys, stride: stride, isShared: isShared, Double.self)
+        }
+      }
+    }
+  }
+
+  private func addBias<T: ComputeElement>(
+    _ tier: InstructionSet, keys: Int, stride: Int, isShared: Bool, _: T.Type
+  ) {
+    let rows = 2 * T.lanes + 3
+    let matrixStride = 3 * T.lanes
+    let firstKey = 2
+    var numbers = Numbers(seed: 9)
+    var bias: [T] = numbers.array(rows * keys * stride)
+    let before: [T] = numbers.array((firstKey + keys + 1) * matrixStride)
+    var scores = before
+    let offsets = (0..<rows).map { isShared ? keys : $0 * keys * stride }
+    withMatrix(&scores, stride: matrixStride) { matrix in
+      bias.withUnsafeMutableBufferPointer {
+        T.kernels(tier).scores.addBias(
+          ScatteredRows(base: $0.baseAddress!, offsets: offsets, stride: stride, rows: rows, columns: keys),
+          PanelScores(
+            scores: matrix, firstKey: firstKey, endKey: firstKey + keys, vectors: 3, visibility: nil,
+            visibilityStride: 0))
+      }
+    }
+    for key in 0..<firstKey + keys + 1 {
+      for row in 0..<rows {
+        let place = key * matrixStride + row
+        let column = key - firstKey
+        let expected =
+          0..<keys ~= column ? before[place] + bias[offsets[row] + column * stride] * T.log2e : before[place]
+        #expect(scores[place] == expected, "\(T.self), key \(key), row \(row), \(keys) keys, stride \(stride)")
+      }
+    }
+  }
+
+  @Test("bias gradients sum what shares memory", arguments: tiers)
+  func biasGradient(_ tier: InstructionSet) {
     let lanes = Double.lanes
     let (rows, keys) = (lanes + 3, 11)
     let stride = 2 * lanes
     var numbers = Numbers(seed: 9)
-    var bias: [Double] = numbers.array(rows * keys)
-    var scores = [Double](repeating: 1, count: keys * stride)
-    let offsets = (0..<rows).map { $0 * keys }
+    var scores: [Double] = numbers.array(keys * stride)
     let shared = [Int](repeating: 0, count: rows)
     var columnSums = [Double](repeating: 0, count: keys)
     var total = [0.0]
@@ -103,10 +144,6 @@ import Testing
     withMatrix(&scores, stride: stride) { matrix in
       let panel = PanelScores(
         scores: matrix, firstKey: 0, endKey: keys, vectors: 2, visibility: nil, visibilityStride: 0)
-      bias.withUnsafeMutableBufferPointer {
-        kernels.addBias(
-          ScatteredRows(base: $0.baseAddress!, offsets: offsets, stride: 1, rows: rows, columns: keys), panel)
-      }
       columnSums.withUnsafeMutableBufferPointer {
         kernels.addBiasGradient(
           ScatteredRows(base: $0.baseAddress!, offsets: shared, stride: 1, rows: rows, columns: keys), panel)
@@ -116,17 +153,10 @@ import Testing
           ScatteredRows(base: $0.baseAddress!, offsets: shared, stride: 0, rows: rows, columns: keys), panel)
       }
     }
-    var sum = 0.0
     for key in 0..<keys {
-      var columnSum = 0.0
-      for row in 0..<rows {
-        let expected = 1 + bias[row * keys + key] * 1.4426950408889634
-        #expect(abs(scores[key * stride + row] - expected) < 1e-14)
-        columnSum += expected
-      }
+      let columnSum = (0..<rows).reduce(0.0) { $0 + scores[key * stride + $1] }
       #expect(abs(columnSums[key] - columnSum) < 1e-12)
-      sum += columnSum
     }
-    #expect(abs(total[0] - sum) < 1e-11)
+    #expect(abs(total[0] - columnSums.reduce(0, +)) < 1e-11)
   }
 }

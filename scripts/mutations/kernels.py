@@ -143,6 +143,27 @@ KERNELS = (
         "  if row < product.rows && row == 0 {\n",
     ),
     Mutation(
+        "masking-leading-keys-hidden",
+        "a mask hides the keys before its first",
+        MASKING,
+        "&<< UInt64(leading) | ((1 &<< UInt64(leading)) &- 1)",
+        "&<< UInt64(leading)",
+    ),
+    Mutation(
+        "masking-rows-share-a-word",
+        "every row sees what the first one sees",
+        MASKING,
+        "if rows.offsets[row] != offset {",
+        "if offset == Int.min {",
+    ),
+    Mutation(
+        "bias-first-row-for-all",
+        "a bias whose second row is the first is taken for one row",
+        BIAS,
+        "for row in 1..<max(bias.rows, 1) where",
+        "for row in 1..<min(max(bias.rows, 1), 2) where",
+    ),
+    Mutation(
         "masking-hidden-queries-multiplied",
         "a NaN in a row that does not see the key reaches dK and dV",
         MASKING,

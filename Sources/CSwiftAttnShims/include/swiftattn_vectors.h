@@ -77,8 +77,7 @@ SA_INLINE uint64_t sa_mask_word(const uint8_t *mask, ptrdiff_t stride, ptrdiff_t
   return word;
 }
 
-/* One bit for each of `count` <= 64 bias elements that are not -inf. The next 64 of a contiguous row are asked for:
- * rows lie too far apart for the hardware to see them coming. */
+/* One bit for each of `count` <= 64 bias elements that are not -inf. */
 #define SA_DEFINE_BIAS_WORD(name, scalar, lanes, part_type)                                                            \
   SA_INLINE uint64_t sa_bias_word_##name(const scalar *bias, ptrdiff_t stride, ptrdiff_t count) {                      \
     uint64_t word = 0;                                                                                                 \
@@ -87,7 +86,6 @@ SA_INLINE uint64_t sa_mask_word(const uint8_t *mask, ptrdiff_t stride, ptrdiff_t
       for (int i = 0; i < 64 / lanes; i++) {                                                                           \
         sa_##name b;                                                                                                   \
         part_type part;                                                                                                \
-        __builtin_prefetch(bias + 64 + lanes * i);                                                                     \
         memcpy(&b, bias + lanes * i, sizeof b);                                                                        \
         flags f = __builtin_convertvector(b != -(sa_##name)INFINITY, flags);                                           \
         memcpy(&part, &f, sizeof part);                                                                                \
@@ -157,21 +155,35 @@ SA_INLINE void sa_transpose_tile_f64(sa_f64 tile[8]) {
 }
 
 /* sa_transpose: destination row c, at destination + destination_offsets[c], receives element c of every source row r,
- * at source + source_offsets[r], each source row first multiplied by `factor`. sa_multiply_transposed_tile:
- * sums[i][lane] += a[i][0] * b[lane][0] + a[i][1] * b[lane][1] + ..., in this order, for `rows` <= 8 rows of a, a
- * constant to the compiler. The tile of b, whose rows are the lanes, is transposed in registers, and stored to
- * packed[p][lane] unless that is NULL. */
+ * at source + source_offsets[r], each source row first multiplied by `factor`. sa_add_transposed: it is added to what
+ * is there, at destination + c * stride. sa_multiply_transposed_tile: sums[i][lane] += a[i][0] * b[lane][0] + a[i][1] *
+ * b[lane][1] + ..., in this order, for `rows` <= 8 rows of a, a constant to the compiler. The tile of b, whose rows are
+ * the lanes, is transposed in registers, and stored to packed[p][lane] unless that is NULL. */
 #define SA_DEFINE_TRANSPOSITIONS(name, scalar, lanes)                                                                  \
-  SA_INLINE void sa_transpose_##name(const scalar *source, const ptrdiff_t *source_offsets, scalar *destination,       \
-                                     const ptrdiff_t *destination_offsets, sa_##name factor) {                         \
-    sa_##name tile[lanes];                                                                                             \
+  SA_INLINE void sa_load_transposed_##name(const scalar *source, const ptrdiff_t *source_offsets, sa_##name factor,    \
+                                           sa_##name tile[lanes]) {                                                    \
     _Pragma("unroll") for (int i = 0; i < lanes; i++) {                                                                \
       memcpy(&tile[i], source + source_offsets[i], sizeof tile[i]);                                                    \
       tile[i] *= factor;                                                                                               \
     }                                                                                                                  \
     sa_transpose_tile_##name(tile);                                                                                    \
+  }                                                                                                                    \
+  SA_INLINE void sa_transpose_##name(const scalar *source, const ptrdiff_t *source_offsets, scalar *destination,       \
+                                     const ptrdiff_t *destination_offsets, sa_##name factor) {                         \
+    sa_##name tile[lanes];                                                                                             \
+    sa_load_transposed_##name(source, source_offsets, factor, tile);                                                   \
     _Pragma("unroll") for (int i = 0; i < lanes; i++) {                                                                \
       memcpy(destination + destination_offsets[i], &tile[i], sizeof tile[i]);                                          \
+    }                                                                                                                  \
+  }                                                                                                                    \
+  SA_INLINE void sa_add_transposed_##name(const scalar *source, const ptrdiff_t *source_offsets, scalar factor,        \
+                                          scalar *destination, ptrdiff_t stride) {                                     \
+    sa_##name tile[lanes], sum;                                                                                        \
+    sa_load_transposed_##name(source, source_offsets, (sa_##name)factor, tile);                                        \
+    _Pragma("unroll") for (int i = 0; i < lanes; i++) {                                                                \
+      memcpy(&sum, destination + i * stride, sizeof sum);                                                              \
+      sum += tile[i];                                                                                                  \
+      memcpy(destination + i * stride, &sum, sizeof sum);                                                              \
     }                                                                                                                  \
   }                                                                                                                    \
   SA_INLINE void sa_multiply_transposed_tile_##name(const scalar *a, ptrdiff_t a_stride, const scalar *b,              \
