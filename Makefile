@@ -159,9 +159,10 @@ test-aarch64: $(AARCH64)/libswiftattn.so environment
 test-aarch64-all: $(AARCH64)/libswiftattn.so
 	$(AARCH64_MAKE) run
 
-test-install: library
+test-install: library environment
 	scripts/require_tools packaging
 	scripts/check_install $(BIN)/libswiftattn.so
+	scripts/check_sdist $(BIN)/libswiftattn.so $(PYTHON)
 
 test-sanitizers:
 	scripts/require_tools build

@@ -20,6 +20,14 @@ ROOT = Path(__file__).resolve().parent
 HEADER = ROOT / "Sources" / "CSwiftAttn" / "include" / "swiftattn.h"
 PACKAGE = Path("python", "swiftattn")
 SONAME = "libswiftattn.so.0"
+SWIFT_FOLDERS = (
+    "Sources",
+    "Tests/AttentionKernelsTests",
+    "Tests/CTestSupport",
+    "Tests/SwiftAttnTests",
+    "benchmarks/FMAPeak",
+    "benchmarks/Swift",
+)
 CORE_SOURCES = ("_core.c", "_core_operands.c", "_core_call.c", "_core_attention.c", "_core_layer.c")
 
 
@@ -81,14 +89,16 @@ class BuildWithLibrary(build_ext):
 
 
 class SourceDistribution(sdist):
-    """Adds the Swift sources with the symbolic links by which the kernel modules share theirs."""
+    """Adds the folders that Package.swift names, without which SwiftPM builds nothing."""
 
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
         """Fill base_dir; MANIFEST.in cannot add the sources, because it follows links, and only once per target."""
         super().make_release_tree(base_dir, files)
-        sources = Path(base_dir, "Sources")
-        shutil.rmtree(sources, ignore_errors=True)
-        shutil.copytree(ROOT / "Sources", sources, symlinks=True)
+        for folder in SWIFT_FOLDERS:
+            copied = Path(base_dir, folder)
+            shutil.rmtree(copied, ignore_errors=True)
+            # With the symbolic links by which the kernel modules share their sources.
+            shutil.copytree(ROOT / folder, copied, symlinks=True)
 
 
 setup(
