@@ -309,8 +309,16 @@ def test_heads_must_divide_the_rows(arguments: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="heads"):
         convert.from_glm(state, **arguments)
     if "num_kv_heads" not in arguments:
-        with pytest.raises(ValueError, match="num_heads"):
+        with pytest.raises(ValueError, match=r"num_(kv_)?heads"):
             convert.from_t5(weights_of(linear(dict.fromkeys("qkvo", E), E)), **arguments)
+
+
+@pytest.mark.parametrize("heads", ["2", None, True, 2.0], ids=repr)
+def test_numbers_of_heads_are_integers(heads: Any) -> None:
+    with pytest.raises(TypeError, match="num_heads must be an int"):
+        convert.from_glm(weights_of(linear({"query_key_value": 3 * E, "dense": E}, E)), num_heads=heads)
+    with pytest.raises(TypeError, match="num_heads must be an int"):
+        convert.from_t5(weights_of(linear(dict.fromkeys("qkvo", E), E)), num_heads=heads)
 
 
 def test_convert_is_an_attribute_of_the_package() -> None:

@@ -80,7 +80,7 @@ WRONG_LAYERS_BACKWARD = (
     ({"saved": np.zeros(64, np.uint8)}, TypeError, "saved must be what layer_forward returned"),
     ({"dout": [1.0]}, TypeError, "dout must be a NumPy array .* not list"),
     ({"gradients": [None] * 10}, TypeError, "parameters must be a tuple of 10"),
-    ({"gradients": ([1.0],) * 10}, TypeError, "parameter must be a NumPy array, not list"),
+    ({"gradients": ([1.0],) * 10}, TypeError, "gradient must be a NumPy array, not list"),
     ({"needs_bias": Undecided()}, ArithmeticError, "undecided"),
 )
 

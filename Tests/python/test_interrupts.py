@@ -96,6 +96,19 @@ lengths = np.array([2**20, 2**38])
 small = np.ones((4, 8), np.float32)
 """
 
+# A single query: what keys, values and their widths cost counts too.
+WIDE_VALUES = """
+q = np.ones((1, 1), np.float32)
+keys = np.broadcast_to(np.float32(1), (131072, 1))
+values = np.broadcast_to(np.ones(400000, np.float32), (131072, 400000))
+small = np.ones((4, 8), np.float32)
+"""
+LONG_MEMORY = """
+layer = swiftattn.MultiHeadAttention(64, 1, kdim=65536, vdim=65536, seed=0)
+x = np.ones((1, 1, 64), np.float32)
+memory = np.broadcast_to(np.ones(65536, np.float32), (1, 80000, 65536))
+"""
+
 CALLS = {
     "attention": (ATTENTION, "swiftattn.attention(q, q, q, out=memory[None, 1:-1])", AFTER_ATTENTION),
     "attention_backward": (ATTENTION, "swiftattn.attention_backward(q, q, q, q, q, lse)", AFTER_ATTENTION),
@@ -103,6 +116,12 @@ CALLS = {
     "layer's products": (LONG_PRODUCTS, LAYER_FORWARD, f"{AFTER_LAYER_FORWARD}; {SAME}"),
     "layer.backward": (f"{LONG_ATTENTION}{LAYER_FORWARD}\nlengths[0] = 131072", "layer.backward(x)", ""),
     "layer.backward's products": (f"{LONG_PRODUCTS}{LAYER_FORWARD}", "layer.backward(x)", ""),
+    "attention of wide values": (
+        WIDE_VALUES,
+        "swiftattn.attention(q, keys, values)",
+        "assert (swiftattn.attention(small, small, small) == 1).all()",
+    ),
+    "layer of one query": (LONG_MEMORY, "layer(x, memory)", "assert no_call(layer)"),
     "attention that waits": (
         UNEVEN,
         "swiftattn.attention(rows, keys, keys, key_lengths=lengths)",

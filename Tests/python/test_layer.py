@@ -9,7 +9,7 @@ import pickle
 import re
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -257,6 +257,38 @@ def test_no_grad_ends_with_its_block() -> None:
     assert not decorated()
     assert not decorated()
     assert keeps(layer)
+
+
+def test_no_grad_decorates_no_function_whose_body_runs_later() -> None:
+    async def coroutine() -> None: ...
+
+    def generator() -> Iterator[None]:
+        yield
+
+    async def stream() -> AsyncIterator[None]:
+        yield
+
+    for function in (coroutine, generator, stream):
+        with pytest.raises(TypeError, match=function.__name__):
+            swiftattn.no_grad()(function)
+
+
+def test_memory_of_a_longer_call_is_used_again_and_inference_gives_it_back() -> None:
+    layer = MultiHeadAttention(8, 2, seed=0)
+    long, short = np.ones((1, 90, 8), np.float32), np.ones((1, 60, 8), np.float32)
+    layer(long)
+    saved = layer._saved
+    gradient = layer.backward(layer(short)).query
+    assert layer._saved is saved
+    np.testing.assert_array_equal(gradient, (fresh := MultiHeadAttention(8, 2, seed=0)).backward(fresh(short)).query)
+    layer(long[:, :30])
+    assert layer._saved is not saved
+    with swiftattn.no_grad():
+        layer(short)
+        assert layer._saved is not None  # backward is still to come
+        layer.backward(long[:, :30])
+        layer(short)
+    assert layer._saved is None
 
 
 def test_no_grad_is_about_its_own_thread() -> None:

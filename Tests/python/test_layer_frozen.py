@@ -112,9 +112,9 @@ def test_freezing_twice_and_unfreezing_what_is_not_frozen_do_nothing() -> None:
     layer.unfreeze()
     assert all(array.flags.writeable for array in layer.parameters.values())
     layer.freeze()
-    packed = layer._packed
+    packed = layer._freezing.packed
     layer.freeze()
-    assert layer._packed is packed
+    assert layer._freezing.packed is packed
     layer.unfreeze()
     assert all(array.flags.writeable for array in layer.parameters.values())
 
@@ -143,14 +143,13 @@ def test_an_interrupted_freezing_leaves_the_layer_as_it_was(monkeypatch: pytest.
 def test_unfreezing_gives_the_memory_back() -> None:
     layer = MultiHeadAttention(8, 2, seed=0)
     layer.freeze()
-    packed: Any = weakref.ref(layer._packed)  # type: ignore[arg-type]
+    packed: Any = weakref.ref(layer._freezing.packed)  # type: ignore[arg-type]
     layer.unfreeze()
     gc.collect()
     assert packed() is None
 
 
 COPIES: dict[str, Callable[[Any], Any]] = {
-    "copy": copy.copy,
     "deepcopy": copy.deepcopy,
     "pickle 4": lambda layer: pickle.loads(pickle.dumps(layer, 4)),
     "pickle 5": lambda layer: pickle.loads(pickle.dumps(layer, 5)),
@@ -186,3 +185,19 @@ def test_a_frozen_layer_computes_in_many_threads() -> None:
     with ThreadPoolExecutor(4) as executor:
         for found, wanted in zip(executor.map(output, inputs), expected, strict=True):
             np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_shallow_copy_is_frozen_and_unfrozen_with_its_original() -> None:
+    layer = MultiHeadAttention(8, 2, seed=0)
+    copied = copy.copy(layer)
+    assert all(copied.parameters[name] is array for name, array in layer.parameters.items())
+    assert all(copied.grads[name] is array for name, array in layer.grads.items())
+    copied.freeze()
+    assert layer.frozen
+    assert copy.copy(layer).frozen
+    layer.unfreeze()
+    assert not copied.frozen
+    x = np.ones((1, 3, 8), np.float32)
+    layer(x)
+    with pytest.raises(RuntimeError, match="backward needs a call"):
+        copied.backward(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from typing import Any
 
@@ -129,3 +130,51 @@ def test_parameters_may_be_loaded_from_each_other() -> None:
     layer.load_state_dict(swapped, strict=False)
     np.testing.assert_array_equal(layer.parameters["k_proj_weight"], before["v_proj_weight"])
     np.testing.assert_array_equal(layer.parameters["v_proj_weight"], before["k_proj_weight"])
+
+
+def test_arrays_change_in_place_and_are_never_replaced() -> None:
+    layer = make_layer()
+    weight = layer.parameters["out_proj.weight"]
+    layer.parameters["out_proj.weight"] -= 1
+    assert layer.parameters["out_proj.weight"] is weight
+    np.testing.assert_array_equal(weight, make_layer().parameters["out_proj.weight"] - 1)
+    layer.grads["bias_k"] += 2
+    assert (layer.grads["bias_k"] == 2).all()
+    assert "out_proj.weight" in repr(layer.parameters)
+    assert list({"more": 1} | layer.parameters) == ["more", *layer.parameters]
+    assert (layer.parameters | {"bias_k": 1})["bias_k"] == 1
+    for arrays, name in ((layer.parameters, "bias_k"), (layer.grads, "bias_k"), (layer.parameters, "bias_q")):
+        with pytest.raises(TypeError, match=name):
+            arrays[name] = np.zeros_like(layer.parameters["bias_k"])
+    assert (layer.grads["bias_k"] == 2).all()
+
+
+def test_nothing_is_loaded_where_a_parameter_is_read_only() -> None:
+    layer = make_layer(0)
+    layer.parameters["out_proj.weight"].flags.writeable = False
+    before = copies(layer)
+    with pytest.raises(ValueError, match=r"out_proj\.weight is read-only"):
+        layer.load_state_dict(make_layer(1).state_dict())
+    assert_same_bits(dict(layer.parameters), before)
+
+
+def test_what_is_unpickled_from_read_only_memory_can_be_written() -> None:
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(make_layer(0), 5, buffer_callback=buffers.append)
+    layer = pickle.loads(data, buffers=[bytes(buffer) for buffer in buffers])
+    x = np.ones((1, 3, 12), np.float32)
+    layer.backward(layer(x))
+    layer.load_state_dict(make_layer(1).state_dict())
+    np.testing.assert_array_equal(layer(x), make_layer(1)(x))
+
+
+@pytest.mark.parametrize("seed", ["a", -1])
+def test_an_unusable_seed_is_named(seed: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="seed"):
+        make_layer(seed)
+
+
+@pytest.mark.parametrize("dtype", ["foo", None, np.float16, int])
+def test_an_unusable_dtype_is_named(dtype: Any) -> None:
+    with pytest.raises(TypeError, match="dtype must be float32 or float64"):
+        make_layer(dtype=dtype)

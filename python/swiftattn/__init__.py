@@ -37,11 +37,13 @@ if TYPE_CHECKING:
     from ._gradient_mode import no_grad as no_grad
     from ._layer import MultiHeadAttention as MultiHeadAttention
     from ._layer_config import Rope as Rope
+    from ._layer_parameters import IncompatibleKeys as IncompatibleKeys
 
 __version__ = _version()
 
 __all__ = [
     "AttentionGradients",
+    "IncompatibleKeys",
     "LayerInputGradients",
     "MultiHeadAttention",
     "Rope",
@@ -65,6 +67,7 @@ __all__ = [
 
 # What not every program needs, and where it is; only the first use pays for importing it.
 _LAZY = {
+    "IncompatibleKeys": "_layer_parameters",
     "MultiHeadAttention": "_layer",
     "Rope": "_layer_config",
     "convert": "convert",
@@ -74,15 +77,16 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # type checkers find misspelt names
 
-    module = import_module(f".{_LAZY[name]}", __name__)
-    # The import has made a submodule an attribute of this module already.
-    value: object = globals().setdefault(name, getattr(module, name, module))
-    return value
+    def __getattr__(name: str) -> object:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        module = import_module(f".{_LAZY[name]}", __name__)
+        # The import has made a submodule an attribute of this module already.
+        return globals().setdefault(name, getattr(module, name, module))
 
 
 def __dir__() -> list[str]:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from ._core import backward as _backward
 from ._core import forward as _forward
+from ._core import judged_needs as _judged_needs
 from ._gradients import AttentionGradients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ._types import Array, ArrayInput, Causal, GradientName, Layout, Lengths
+    from ._types import Array, ArrayInput, Causal, GradientName, Layout, Lengths, Scale
 
 _ALL_GRADIENTS: tuple[GradientName, ...] = ("query", "key", "value", "bias")
 
@@ -27,7 +28,7 @@ def attention(
     causal: Causal = False,
     key_lengths: Lengths | None = None,
     query_lengths: Lengths | None = None,
-    scale: float | None = None,
+    scale: Scale | None = None,
     layout: Layout = "BHSD",
     out: Array | None = None,
     return_lse: Literal[False] = False,
@@ -43,7 +44,7 @@ def attention(
     causal: Causal = False,
     key_lengths: Lengths | None = None,
     query_lengths: Lengths | None = None,
-    scale: float | None = None,
+    scale: Scale | None = None,
     layout: Layout = "BHSD",
     out: Array | None = None,
     return_lse: Literal[True],
@@ -59,7 +60,7 @@ def attention(
     causal: Causal = False,
     key_lengths: Lengths | None = None,
     query_lengths: Lengths | None = None,
-    scale: float | None = None,
+    scale: Scale | None = None,
     layout: Layout = "BHSD",
     out: Array | None = None,
     return_lse: bool,
@@ -74,7 +75,7 @@ def attention(
     causal: Causal = False,
     key_lengths: Lengths | None = None,
     query_lengths: Lengths | None = None,
-    scale: float | None = None,
+    scale: Scale | None = None,
     layout: Layout = "BHSD",
     out: Array | None = None,
     return_lse: bool = False,
@@ -180,7 +181,7 @@ def attention_backward(
     causal: Causal = False,
     key_lengths: Lengths | None = None,
     query_lengths: Lengths | None = None,
-    scale: float | None = None,
+    scale: Scale | None = None,
     layout: Layout = "BHSD",
     needs: Iterable[GradientName] = _ALL_GRADIENTS,
 ) -> AttentionGradients:
@@ -248,7 +249,7 @@ def attention_vjp(
     causal: Causal = False,
     key_lengths: Lengths | None = None,
     query_lengths: Lengths | None = None,
-    scale: float | None = None,
+    scale: Scale | None = None,
     layout: Layout = "BHSD",
     needs: Iterable[GradientName] = _ALL_GRADIENTS,
 ) -> tuple[Array, Callable[[ArrayInput], AttentionGradients]]:
@@ -287,7 +288,7 @@ def attention_vjp(
     >>> gradients.key.shape
     (2, 4, 16, 8)
     """
-    needs = tuple(needs)
+    needs = _judged_needs(needs)
     out, lse = _forward(q, k, v, mask, bias, causal, key_lengths, query_lengths, scale, layout, None, True)
 
     def vjp(dout: ArrayInput) -> AttentionGradients:

@@ -44,8 +44,11 @@ static PyObject *get_num_threads(PyObject *Py_UNUSED(module), PyObject *Py_UNUSE
 
 static PyObject *set_num_threads(PyObject *Py_UNUSED(module), PyObject *object) {
   PyObject *integer = PyNumber_Index(object);
-  if (integer == NULL)
+  if (integer == NULL) {
+    if (PyErr_ExceptionMatches(PyExc_TypeError))
+      PyErr_Format(PyExc_TypeError, "n must be an int, not %s", Py_TYPE(object)->tp_name);
     return NULL;
+  }
   int overflow;
   long long count = PyLong_AsLongLongAndOverflow(integer, &overflow);
   Py_DECREF(integer);
@@ -107,6 +110,7 @@ static PyObject *kernel_ids(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ign
 static PyMethodDef METHODS[] = {
     {"forward", (PyCFunction)(void (*)(void))core_forward, METH_FASTCALL, NULL},
     {"backward", (PyCFunction)(void (*)(void))core_backward, METH_FASTCALL, NULL},
+    {"judged_needs", core_judged_needs, METH_O, NULL},
     {"layer_forward", (PyCFunction)(void (*)(void))core_layer_forward, METH_FASTCALL, NULL},
     {"layer_backward", (PyCFunction)(void (*)(void))core_layer_backward, METH_FASTCALL, NULL},
     {"layer_pack", (PyCFunction)(void (*)(void))core_layer_pack, METH_FASTCALL, NULL},

@@ -56,8 +56,9 @@ enum shared_argument {
   SHARED_ARGUMENT_COUNT
 };
 
-/* a layer's: six operands, ten parameters, ten gradients of these; dout, saved; three gradients, or out and weights */
-#define CALL_MAX_OWNED 31
+/* The most that a call describes or allocates, a layer's backward: six operands, ten parameters and their gradients,
+ * dout, and four gradients of operands. */
+#define CALL_MAX_OWNED (6 + 10 + 10 + 1 + 4)
 
 /* One call on its way to the library: the descriptors, and the references that keep their memory alive. */
 typedef struct core_call {
@@ -89,6 +90,9 @@ enum layer_operand {
 };
 int call_begin_layer(core_call *call, const core_state *state, PyObject *const *operands);
 
+/* Takes over the reference; the array, which is returned, is released by call_end. */
+PyArrayObject *call_own(core_call *call, PyArrayObject *array);
+
 /* Describes an array that the library reads; one that it could not address is replaced by an aligned copy. */
 int call_describe_input(core_call *call, const core_parameter *parameter, PyObject *object, swiftattn_tensor *tensor);
 
@@ -101,6 +105,9 @@ PyArrayObject *call_describe_output(core_call *call, const core_parameter *param
  * descriptor `prototype`, and completes the description. */
 PyArrayObject *call_allocate_output(core_call *call, const core_parameter *parameter, const swiftattn_tensor *prototype,
                                     swiftattn_tensor *tensor);
+
+/* What the softmax of a query and a key costs, in multiply-adds. */
+#define SOFTMAX_WORK 32.0
 
 /* Computes without the GIL unless the work, in multiply-adds, is small; 0, or -1 with an exception set. `compute` is
  * given `request`, and passes on the interrupt callback of call->attention. */
@@ -118,6 +125,8 @@ int check_status(swiftattn_status status);
 
 PyObject *core_forward(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *core_backward(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+/* needs -> the same as a tuple, or an exception. */
+PyObject *core_judged_needs(PyObject *module, PyObject *object);
 PyObject *core_layer_forward(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *core_layer_backward(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *core_layer_pack(PyObject *module, PyObject *const *arguments, Py_ssize_t count);

@@ -1,6 +1,6 @@
 from collections.abc import Iterable
 
-from ._types import Array, ArrayInput, Causal, CoreGeometry, CoreParameters, GradientName, Layout, Lengths
+from ._types import Array, ArrayInput, Causal, CoreGeometry, CoreParameters, GradientName, Layout, Lengths, Scale
 
 def forward(
     q: ArrayInput,
@@ -11,7 +11,7 @@ def forward(
     causal: Causal,
     key_lengths: Lengths | None,
     query_lengths: Lengths | None,
-    scale: float | None,
+    scale: Scale | None,
     layout: Layout,
     out: Array | None,
     return_lse: bool,
@@ -26,7 +26,7 @@ def backward(
     causal: Causal,
     key_lengths: Lengths | None,
     query_lengths: Lengths | None,
-    scale: float | None,
+    scale: Scale | None,
     layout: Layout,
     dout: ArrayInput,
     out: ArrayInput,
@@ -34,6 +34,7 @@ def backward(
     needs: Iterable[GradientName],
     /,
 ) -> tuple[Array | None, Array | None, Array | None, Array | None]: ...
+def judged_needs(needs: Iterable[GradientName], /) -> tuple[GradientName, ...]: ...
 def layer_forward(
     parameters: CoreParameters,
     geometry: CoreGeometry,

@@ -9,13 +9,13 @@ static const core_parameter BIAS_LIKE = {"gradient", "query's dtype", false, 0};
 
 /* In floating point, because the library has not judged the lengths yet and their product may be anything. */
 static double work_of(const core_call *call) {
-  const swiftattn_tensor *query = &call->query, *key = &call->key;
-  if (query->rank < 2 || key->rank < 2)
+  const swiftattn_tensor *query = &call->query, *key = &call->key, *value = &call->value;
+  if (query->rank < 2 || key->rank < 2 || value->rank < 1)
     return 0;
-  double work = (double)key->shape[key->rank - 2];
-  for (int axis = 0; axis < query->rank; axis++)
-    work *= (double)query->shape[axis];
-  return work;
+  double pairs = (double)key->shape[key->rank - 2];
+  for (int axis = 0; axis < query->rank - 1; axis++)
+    pairs *= (double)query->shape[axis];
+  return pairs * ((double)query->shape[query->rank - 1] + (double)value->shape[value->rank - 1] + SOFTMAX_WORK);
 }
 
 /* What the library is asked to compute, forward unless there are gradients. */
@@ -36,9 +36,10 @@ static int run(core_call *call, const core_request *request) { return call_run(c
 static PyArrayObject *allocate_out(core_call *call, swiftattn_tensor *tensor) {
   int query_rank = call->query.rank, value_rank = call->value.rank;
   core_copy_shape(&call->query, query_rank, tensor);
-  /* Ranks of 0 are for the library to reject. */
-  if (query_rank > 0 && value_rank > 0)
-    tensor->shape[query_rank - 1] = call->value.shape[value_rank - 1];
+  /* What does not fit is for the library to reject, and not to be allocated: transposed, values may be very wide. */
+  if (query_rank >= 2 && value_rank == query_rank && call->key.rank == query_rank &&
+      call->value.shape[query_rank - 2] == call->key.shape[query_rank - 2])
+    tensor->shape[query_rank - 1] = call->value.shape[query_rank - 1];
   return call_allocate_output(call, &OUT, &call->query, tensor);
 }
 
@@ -107,19 +108,21 @@ static int read_need(PyObject *name, bool *needs) {
   return -1;
 }
 
-static int read_needs(PyObject *object, bool *needs) {
-  /* A tuple, because another thread may change a list while it is read. */
+/* As a tuple, because another thread may change a list while it is read; judged. */
+static PyObject *read_needs(PyObject *object, bool *needs) {
   PyObject *names = PySequence_Tuple(object);
-  if (names == NULL) {
-    if (PyErr_ExceptionMatches(PyExc_TypeError))
-      PyErr_SetString(PyExc_TypeError, "needs must be a sequence of names of gradients");
-    return -1;
+  if (names == NULL && PyErr_ExceptionMatches(PyExc_TypeError))
+    PyErr_SetString(PyExc_TypeError, "needs must be a sequence of names of gradients");
+  for (Py_ssize_t index = 0; names != NULL && index < PyTuple_GET_SIZE(names); index++) {
+    if (read_need(PyTuple_GET_ITEM(names, index), needs) < 0)
+      Py_CLEAR(names);
   }
-  int status = 0;
-  for (Py_ssize_t index = 0; status == 0 && index < PyTuple_GET_SIZE(names); index++)
-    status = read_need(PyTuple_GET_ITEM(names, index), needs);
-  Py_DECREF(names);
-  return status;
+  return names;
+}
+
+PyObject *core_judged_needs(PyObject *Py_UNUSED(module), PyObject *object) {
+  bool needs[GRADIENT_COUNT];
+  return read_needs(object, needs);
 }
 
 /* Allocates the gradients that are wanted; the others stay None in the result and NULL for the library. */
@@ -149,8 +152,10 @@ static PyObject *backward(core_call *call, PyObject *const *arguments) {
     return NULL;
   if (call_describe_input(call, &LSE, arguments[BACKWARD_LSE], &lse) < 0)
     return NULL;
-  if (read_needs(arguments[BACKWARD_NEEDS], needs) < 0)
+  PyObject *names = read_needs(arguments[BACKWARD_NEEDS], needs);
+  if (names == NULL)
     return NULL;
+  Py_DECREF(names);
   if (allocate_gradients(call, needs, tensors, results) < 0)
     return NULL;
   swiftattn_attention_gradients gradients = {

@@ -4,9 +4,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Multiply-adds up to which a call keeps the GIL. It is over in some microseconds, while another thread that took the
- * GIL meanwhile would keep it for a whole switch interval, 5 ms. */
-#define SMALL_WORK 131072.0
+/* Multiply-adds up to which a call keeps the GIL: 8 heads of 16 queries and keys with 64 dims. It is over in some ten
+ * microseconds, while another thread that took the GIL meanwhile would keep it for a whole switch interval, 5 ms. */
+#define SMALL_WORK (8 * 16 * 16 * (64 + 64 + SOFTMAX_WORK))
 
 #define SIGNAL_CHECK_INTERVAL_NS 50000000
 

@@ -3,6 +3,7 @@
 #include "_core.h"
 
 static const core_parameter PARAMETER = {"parameter", "float32 or float64", false, 0};
+static const core_parameter GRADIENT = {"gradient", "float32 or float64", false, 0};
 static const core_parameter DOUT = {"dout", "the layer's dtype", false, 0};
 static const core_parameter RESULT = {"result", "the layer's dtype", false, 0};
 
@@ -42,11 +43,25 @@ static int64_t out_width(const layer_call *layer) {
   return weight == NULL || weight->rank == 0 ? 0 : weight->shape[0];
 }
 
-/* Multiply-adds of the projections, more than a small call's attention has. */
+/* Of a weight; 0 where there is none, for the library to reject. */
+static double length(const swiftattn_tensor *weight, int axis) {
+  return weight == NULL || weight->rank != 2 ? 0 : (double)weight->shape[axis];
+}
+
+static double elements(const swiftattn_tensor *weight) { return length(weight, 0) * length(weight, 1); }
+
+/* Multiply-adds of the projections and of attention. */
 static double work_of(const layer_call *layer) {
-  const swiftattn_tensor *query = &layer->call.query;
-  double work = (double)out_width(layer);
-  for (int axis = 0; axis < query->rank; axis++)
+  const swiftattn_tensor *query = &layer->call.query, *key = layer->call.attention.key;
+  const swiftattn_mha_parameters *weights = &layer->parameters;
+  if (query->rank < 2 || key->rank < 2)
+    return 0;
+  double queries = (double)query->shape[query->rank - 2], keys = (double)key->shape[key->rank - 2];
+  /* Of all heads. */
+  double pair = length(weights->query_weight, 0) + length(weights->out_weight, 1) + layer->mha.num_heads * SOFTMAX_WORK;
+  double work = queries * (elements(weights->query_weight) + elements(weights->out_weight)) +
+                keys * (elements(weights->key_weight) + elements(weights->value_weight)) + queries * keys * pair;
+  for (int axis = 0; axis < query->rank - 2; axis++)
     work *= (double)query->shape[axis];
   return work;
 }
@@ -58,7 +73,7 @@ static int describe_parameter(core_call *call, PyObject *object, swiftattn_tenso
 }
 
 static int describe_gradient(core_call *call, PyObject *object, swiftattn_tensor *view) {
-  return call_describe_output(call, &PARAMETER, object, view) == NULL ? -1 : 0;
+  return call_describe_output(call, &GRADIENT, object, view) == NULL ? -1 : 0;
 }
 
 /* A tuple of arrays, or None, in the order of the struct's fields. */
@@ -177,17 +192,15 @@ static void *aligned_bytes(PyArrayObject *array) {
 /* How many of them are the library's. */
 static size_t aligned_count(PyArrayObject *array) { return (size_t)PyArray_NBYTES(array) - SWIFTATTN_MHA_ALIGNMENT; }
 
-/* An array with so many aligned bytes: `spare`, that of an earlier call, if it has the size. Owned by the call. */
+/* An array with at least so many aligned bytes: `spare`, that of an earlier call, if it is large enough and not twice
+ * that. Owned by the call. */
 static PyArrayObject *allocate_aligned(core_call *call, size_t bytes, PyObject *spare) {
   npy_intp size = (npy_intp)(bytes + SWIFTATTN_MHA_ALIGNMENT);
-  PyArrayObject *array = NULL;
-  if (PyArray_Check(spare) && PyArray_NBYTES((PyArrayObject *)spare) == size)
-    array = (PyArrayObject *)Py_NewRef(spare);
-  else
-    array = (PyArrayObject *)PyArray_SimpleNew(1, &size, NPY_UINT8);
-  if (array != NULL)
-    call->owned[call->owned_count++] = array;
-  return array;
+  npy_intp spare_size = is_aligned_memory(spare) ? PyArray_NBYTES((PyArrayObject *)spare) : 0;
+  if (spare_size >= size && spare_size / 2 <= size)
+    return call_own(call, (PyArrayObject *)Py_NewRef(spare));
+  PyArrayObject *array = (PyArrayObject *)PyArray_SimpleNew(1, &size, NPY_UINT8);
+  return array == NULL ? NULL : call_own(call, array);
 }
 
 /* Memory for what forward saves. */
@@ -195,8 +208,10 @@ static PyArrayObject *allocate_saved(layer_call *layer, PyObject *spare, layer_r
   if (check_status(swiftattn_mha_saved_bytes(&layer->mha, &request->saved_bytes)) < 0)
     return NULL;
   PyArrayObject *array = allocate_aligned(&layer->call, request->saved_bytes, spare);
-  if (array != NULL)
-    request->saved = aligned_bytes(array);
+  if (array == NULL)
+    return NULL;
+  request->saved = aligned_bytes(array);
+  request->saved_bytes = aligned_count(array);
   return array;
 }
 

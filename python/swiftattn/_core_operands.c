@@ -83,10 +83,31 @@ static core_description describe(const core_call *call, const core_parameter *pa
   return (address_bits & (uintptr_t)(item_size - 1)) == 0 ? DESCRIBED : MISALIGNED;
 }
 
-/* Takes over the reference; the array is released by call_end. */
-static PyArrayObject *own(core_call *call, PyArrayObject *array) {
+PyArrayObject *call_own(core_call *call, PyArrayObject *array) {
+  assert(call->owned_count < CALL_MAX_OWNED);
   call->owned[call->owned_count++] = array;
   return array;
+}
+
+/* Whether the exception is one of those with which __dlpack__ refuses. */
+static bool is_about_the_array(void) {
+  return PyErr_ExceptionMatches(PyExc_TypeError) || PyErr_ExceptionMatches(PyExc_ValueError) ||
+         PyErr_ExceptionMatches(PyExc_BufferError) || PyErr_ExceptionMatches(PyExc_RuntimeError);
+}
+
+/* Replaces the exception by a TypeError that says which parameter it is about, and why. */
+static void name_parameter(const core_parameter *parameter) {
+#if PY_VERSION_HEX >= 0x030C0000
+  PyObject *reason = PyErr_GetRaisedException();
+#else
+  PyObject *type, *reason, *traceback;
+  PyErr_Fetch(&type, &reason, &traceback);
+  PyErr_NormalizeException(&type, &reason, &traceback);
+  Py_XDECREF(type);
+  Py_XDECREF(traceback);
+#endif
+  PyErr_Format(PyExc_TypeError, "%s cannot be read as an array: %S", parameter->name, reason);
+  Py_XDECREF(reason);
 }
 
 /* A new reference to `object` as an array. */
@@ -98,7 +119,10 @@ static PyArrayObject *array_of(const core_call *call, const core_parameter *para
                  Py_TYPE(object)->tp_name);
     return NULL;
   }
-  return (PyArrayObject *)PyObject_CallOneArg(call->state->from_dlpack, object);
+  PyObject *array = PyObject_CallOneArg(call->state->from_dlpack, object);
+  if (array == NULL && is_about_the_array())
+    name_parameter(parameter);
+  return (PyArrayObject *)array;
 }
 
 int call_describe_input(core_call *call, const core_parameter *parameter, PyObject *object, swiftattn_tensor *tensor) {
@@ -114,7 +138,7 @@ int call_describe_input(core_call *call, const core_parameter *parameter, PyObje
     array = aligned;
     description = describe(call, parameter, array, tensor);
   }
-  own(call, array);
+  call_own(call, array);
   return description == DESCRIBED ? 0 : -1;
 }
 
@@ -133,7 +157,7 @@ PyArrayObject *call_describe_output(core_call *call, const core_parameter *param
   if (description == MISALIGNED)
     PyErr_Format(PyExc_ValueError, "%s is misaligned: its address and strides must be multiples of its item size",
                  parameter->name);
-  return description == DESCRIBED ? own(call, (PyArrayObject *)Py_NewRef(object)) : NULL;
+  return description == DESCRIBED ? call_own(call, (PyArrayObject *)Py_NewRef(object)) : NULL;
 }
 
 PyArrayObject *call_allocate_output(core_call *call, const core_parameter *parameter, const swiftattn_tensor *prototype,
@@ -149,7 +173,7 @@ PyArrayObject *call_allocate_output(core_call *call, const core_parameter *param
   if (array == NULL)
     return NULL;
   describe(call, parameter, array, tensor);
-  return own(call, array);
+  return call_own(call, array);
 }
 
 static int read_optional(core_call *call, const core_parameter *parameter, PyObject *object, swiftattn_tensor *tensor,

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import functools
+import inspect
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
+    from contextvars import Token
+    from typing import ParamSpec, TypeVar
+
+    Arguments = ParamSpec("Arguments")
+    Result = TypeVar("Result")
 
 keeps_for_backward: ContextVar[bool] = ContextVar("swiftattn.keeps_for_backward", default=True)
 
 
-@contextmanager
-def no_grad() -> Iterator[None]:
+class no_grad:  # noqa: N801, as in PyTorch
     """Make layers keep nothing for backward, in the calling thread (and asyncio task) until the block ends.
 
-    A forward pass then needs less memory, and what an earlier one kept stays. Blocks may be nested; the function works
-    as a decorator too.
+    A forward pass then needs less memory, and what an earlier one kept for `backward` stays. Blocks may be nested.
+    Works as a decorator too, of functions; TypeError for those of `async def` and generators, whose body runs after
+    they returned: they need a block within.
 
     Examples
     --------
@@ -26,8 +32,27 @@ def no_grad() -> Iterator[None]:
     >>> with swiftattn.no_grad():
     ...     out = layer(np.ones((2, 5, 64), np.float32))
     """
-    token = keeps_for_backward.set(False)
-    try:
-        yield
-    finally:
-        keeps_for_backward.reset(token)
+
+    def __init__(self) -> None:
+        self._tokens: list[Token[bool]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(keeps_for_backward.set(False))
+
+    def __exit__(self, *exception: object) -> None:
+        keeps_for_backward.reset(self._tokens.pop())
+
+    def __call__(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        if (
+            inspect.iscoroutinefunction(function)
+            or inspect.isgeneratorfunction(function)
+            or inspect.isasyncgenfunction(function)
+        ):
+            raise TypeError(f"no_grad cannot decorate {function.__name__}, whose body runs after it returned")
+
+        @functools.wraps(function)
+        def without_gradients(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            with no_grad():
+                return function(*args, **kwargs)
+
+        return without_gradients

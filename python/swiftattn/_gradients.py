@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from ._types import Array
+    from ._types import Array, OrNone
 
 
 class AttentionGradients(NamedTuple):
     """The gradients by q, k, v and bias, each in its operand's shape, dtype and layout; None where left out."""
 
-    query: Array | None = None
-    key: Array | None = None
-    value: Array | None = None
-    bias: Array | None = None
+    query: Array | OrNone = None
+    key: Array | OrNone = None
+    value: Array | OrNone = None
+    bias: Array | OrNone = None
 
 
 class LayerInputGradients(NamedTuple):
@@ -24,6 +24,6 @@ class LayerInputGradients(NamedTuple):
     """
 
     query: Array
-    key: Array | None
-    value: Array | None
-    bias: Array | None
+    key: Array | OrNone
+    value: Array | OrNone
+    bias: Array | OrNone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -119,9 +119,7 @@ class MultiHeadAttention(LayerState):
     ) -> None:
         if dropout != 0:
             raise NotImplementedError(f"dropout is not supported yet: it must be 0.0, not {dropout}")
-        element = None if dtype is None else np.dtype(dtype)  # to NumPy, None is float64
-        if element not in (np.float32, np.float64):
-            raise TypeError(f"dtype must be float32 or float64, not {element}")
+        element = _element_type(dtype)
         config = LayerConfig(
             embed_dim, num_heads, num_kv_heads, head_dim, kdim, vdim, bias, add_bias_kv, add_zero_attn, rope
         )
@@ -254,17 +252,20 @@ class MultiHeadAttention(LayerState):
         In gradient mode, outside of `no_grad`, the call drops what an earlier one kept and keeps references to its
         arguments: neither they nor the parameters may be changed before `backward`. Within `no_grad`, a layer may be
         called from several threads at once. In gradient mode every thread needs a layer of its own, because a layer
-        keeps one call only; copy.deepcopy makes one.
+        keeps one call only; copy.deepcopy makes one. The memory that a call saved in, 4 B Sq E numbers in
+        self-attention, stays with the layer after `backward`, for the next call; one within `no_grad` gives it back.
         """
         keeps, memory = keeps_for_backward.get(), None
         if keeps:
             self._kept, self._saved, memory = None, None, self._saved
+        elif self._kept is None:
+            self._saved = None  # inference: no backward to come
         if key is None and value is not None:
             raise ValueError("value is given without a key; without a key, query is the key and the value")
         operands: LayerOperands = (query, key, value, mask, bias, causal, key_lengths)
         kind = 0 if not need_weights else 2 if average_weights else 1
-        layer, geometry = self._core_parameters, self._geometry
-        out, saved, weights = _core.layer_forward(layer, geometry, *operands, keeps, memory, kind, self._packed)
+        layer, geometry, packed = self._core_parameters, self._geometry, self._freezing.packed
+        out, saved, weights = _core.layer_forward(layer, geometry, *operands, keeps, memory, kind, packed)
         if keeps:
             self._kept, self._saved = operands, saved
         return out if weights is None else (out, weights)
@@ -322,3 +323,13 @@ class MultiHeadAttention(LayerState):
         if self.dtype != np.float32:
             options.append(f"dtype={self.dtype.name!r}")
         return f"{type(self).__name__}({', '.join([str(config.embed_dim), str(config.num_heads), *options])})"
+
+
+def _element_type(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    try:
+        element = None if dtype is None else np.dtype(dtype)  # to NumPy, None is float64
+    except TypeError as error:
+        raise TypeError(f"dtype must be float32 or float64, not {dtype!r}") from error
+    if element is None or element not in (np.float32, np.float64):
+        raise TypeError(f"dtype must be float32 or float64, not {element}")
+    return element

@@ -8,10 +8,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-__all__ = ["LayerConfig", "Rope", "parameter_shapes"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ._types import Array
+
+__all__ = ["LayerConfig", "Rope", "input_projections", "judged_integer", "parameter_shapes"]
 
 
 # Every integer up to it is a float64, and a sum of it and a length fits 64 bits.
@@ -68,6 +74,11 @@ class Rope:
         _judge_flags(self, "interleaved")
         _judge_integers(self, "offset", least=-_FARTHEST, most=_FARTHEST)
         _judge_integers(self, "key_offset", least=-_FARTHEST, most=_FARTHEST, optional=True)
+
+    @property
+    def first_key(self) -> int:
+        """The position of the first key: key_offset, or where that is None offset."""
+        return self.offset if self.key_offset is None else self.key_offset
 
 
 @dataclass(frozen=True)
@@ -160,6 +171,29 @@ def parameter_shapes(config: LayerConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def input_projections(config: LayerConfig, parameters: Mapping[str, Array]) -> list[tuple[Array, Array | None]]:
+    """(Wq, bq), (Wk, bk) and (Wv, bv), views; the rows of a fused parameter are those of q, then of k, then of v."""
+    cuts = np.cumsum(config.projected)[:-1]
+    if config.fused:
+        weights = np.split(parameters["in_proj_weight"], cuts)
+    else:
+        weights = [parameters[f"{name}_proj_weight"] for name in "qkv"]
+    biases: list[Array | None] = [None, None, None]
+    if config.bias:
+        biases = [*np.split(parameters["in_proj_bias"], cuts)]
+    return list(zip(weights, biases, strict=True))
+
+
+def judged_integer(name: str, value: object, *, least: int, optional: bool = False) -> int:
+    """`value` as a Python int, or an error that names it; `optional` is for the message."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an int{' or None' if optional else ''}, not {type(value).__name__}")
+    number = int(value)
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}")
+    return number
+
+
 # Each judges fields of a Rope or a LayerConfig, and leaves Python's own type where NumPy's was given: the fields are
 # compared, printed and passed on to C. The instances are frozen for everybody else.
 
@@ -171,11 +205,7 @@ def _judge_integers(
         value = getattr(owner, name)
         if optional and value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise TypeError(f"{name} must be an int{' or None' if optional else ''}, not {type(value).__name__}")
-        number = int(value)
-        if number < least:
-            raise ValueError(f"{name} must be at least {least}, not {number}")
+        number = judged_integer(name, value, least=least, optional=optional)
         if most is not None and number > most:
             raise ValueError(f"{name} must be at most {most}, not {number}")
         object.__setattr__(owner, name, number)

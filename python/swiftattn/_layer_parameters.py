@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._layer_config import parameter_shapes
+from ._layer_config import input_projections, parameter_shapes
 
 if TYPE_CHECKING:
     from ._layer_config import LayerConfig
@@ -24,7 +24,10 @@ class IncompatibleKeys(NamedTuple):
 
 def initial_parameters(config: LayerConfig, dtype: np.dtype[Any], seed: Seed) -> dict[str, Array]:
     """First values, drawn in the order of the names, in float64: the distributions of torch.nn.MultiheadAttention."""
-    random = np.random.default_rng(seed)
+    try:
+        random = np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"seed is not what numpy.random.default_rng takes: {error}") from error
     return {name: _first_values(name, shape, random).astype(dtype) for name, shape in parameter_shapes(config).items()}
 
 
@@ -42,15 +45,7 @@ def _first_values(name: str, shape: tuple[int, ...], random: np.random.Generator
 
 def core_views(config: LayerConfig, arrays: Mapping[str, Array]) -> CoreParameters:
     """The weights of q, k, v and out, their biases, and the tokens of k and v; views that stay valid."""
-    cuts = np.cumsum(config.projected)[:-1]
-    weights: list[Array]
-    if config.fused:
-        weights = np.split(arrays["in_proj_weight"], cuts)
-    else:
-        weights = [arrays[f"{name}_proj_weight"] for name in "qkv"]
-    biases: list[Array | None] = [None] * 3
-    if config.bias:
-        biases = [*np.split(arrays["in_proj_bias"], cuts)]
+    weights, biases = zip(*input_projections(config, arrays), strict=True)
     tokens = [arrays[name][0, 0] if config.add_bias_kv else None for name in ("bias_k", "bias_v")]
     return (*weights, arrays["out_proj.weight"], *biases, arrays.get("out_proj.bias"), *tokens)
 
@@ -60,8 +55,7 @@ def core_geometry(config: LayerConfig) -> CoreGeometry:
     rope, turn = config.rope, None
     if rope is not None:
         dim = config.head_width if rope.dim is None else rope.dim
-        key_offset = rope.offset if rope.key_offset is None else rope.key_offset
-        turn = dim, rope.base, rope.scaling, rope.interleaved, rope.offset, key_offset
+        turn = dim, rope.base, rope.scaling, rope.interleaved, rope.offset, rope.first_key
     return config.num_heads, config.heads[1], config.add_zero_attn, turn
 
 
@@ -99,7 +93,9 @@ def load(parameters: Mapping[str, Array], state: Mapping[str, Any], strict: bool
         if name in missing:
             continue
         array = read_array(name, state[name])
-        if array.shape != parameter.shape:
+        if not parameter.flags.writeable:
+            wrong.append(f"{name} is read-only in the layer")
+        elif array.shape != parameter.shape:
             wrong.append(f"{name} has shape {array.shape} but the layer's is {parameter.shape}")
         else:
             given[name] = np.array(array, parameter.dtype)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from . import _core
 from ._layer_parameters import core_geometry, core_views, initial_parameters, load
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
     from ._layer_config import LayerConfig
     from ._layer_parameters import IncompatibleKeys
@@ -19,9 +20,47 @@ if TYPE_CHECKING:
 
 
 # What a copy makes anew.
-_MADE_BY_BIND = frozenset(
-    ("_geometry", "_core_parameters", "_core_gradients", "_kept", "_saved", "_packed", "_made_read_only")
-)
+_MADE_BY_BIND = frozenset(("_geometry", "_core_parameters", "_core_gradients", "_kept", "_saved", "_freezing"))
+
+
+class LayerArrays(Mapping[str, "np.ndarray[Any, Any]"]):
+    """Arrays by name, which are changed in place and never replaced.
+
+    `arrays[name] -= step` works: Python then puts back the array that it got. Another one is a TypeError.
+    """
+
+    def __init__(self, arrays: dict[str, Array]) -> None:
+        self._arrays = arrays
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name]
+
+    def __setitem__(self, name: str, array: Array) -> None:
+        if name not in self._arrays or array is not self._arrays[name]:
+            raise TypeError(f"{name} cannot be replaced by another array: write its elements, [{name!r}][...] = ...")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self._arrays, **other}
+
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**other, **self._arrays}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._arrays!r})"
+
+
+@dataclass
+class _Freezing:
+    """What `freeze` did, which shallow copies share, as they share the arrays."""
+
+    packed: object | None = None  # the weights, as the core packed them
+    made_read_only: list[Array] = field(default_factory=list)
 
 
 class LayerState:
@@ -40,8 +79,7 @@ class LayerState:
         self._core_gradients = core_views(self._config, self._grads)
         self._kept: LayerOperands | None = None
         self._saved: object | None = None  # what the core saves in; used again, because fresh pages cost time
-        self._packed: object | None = None  # the weights of a frozen layer, as the core packed them
-        self._made_read_only: list[Array] = []
+        self._freezing = _Freezing()
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -49,14 +87,14 @@ class LayerState:
         return self._parameters["out_proj.weight"].dtype
 
     @property
-    def parameters(self) -> Mapping[str, Array]:
-        """The parameters by name. The mapping is read-only; the arrays are the layer's own and are changed in place."""
-        return MappingProxyType(self._parameters)
+    def parameters(self) -> LayerArrays:
+        """The parameters by name: the layer's own arrays, to be changed in place, as in parameters[name] -= step."""
+        return LayerArrays(self._parameters)
 
     @property
-    def grads(self) -> Mapping[str, Array]:
+    def grads(self) -> LayerArrays:
         """The gradients by the parameters, by the same names, into which `backward` adds; zero at first."""
-        return MappingProxyType(self._grads)
+        return LayerArrays(self._grads)
 
     def zero_grad(self) -> None:
         """Set all of `grads` to zero, in place."""
@@ -66,7 +104,7 @@ class LayerState:
     @property
     def frozen(self) -> bool:
         """Whether the parameters are read-only and the weights packed; see `freeze`."""
-        return self._packed is not None
+        return self._freezing.packed is not None
 
     def freeze(self) -> None:
         """Make the parameters read-only, and later calls quicker by it, until `unfreeze`.
@@ -78,7 +116,8 @@ class LayerState:
 
         The arrays of `parameters` are those of `state_dict` too, so what writes to either raises NumPy's ValueError.
         Views that were made of them before are not read-only: nothing may be written through those. Neither `freeze`
-        nor `unfreeze` may run beside another use of the layer, or of a shallow copy, which has the same arrays.
+        nor `unfreeze` may run beside another use of the layer, or of a shallow copy, which has the same arrays and is
+        frozen and unfrozen with it.
 
         Raises
         ------
@@ -89,20 +128,21 @@ class LayerState:
         """
         if self.frozen:
             return
-        self._made_read_only = [array for array in self._parameters.values() if array.flags.writeable]
+        freezing = self._freezing
+        freezing.made_read_only = [array for array in self._parameters.values() if array.flags.writeable]
         try:
-            for array in self._made_read_only:
+            for array in freezing.made_read_only:
                 array.flags.writeable = False
-            self._packed = _core.layer_pack(self._core_parameters)
+            freezing.packed = _core.layer_pack(self._core_parameters)
         except BaseException:
             self.unfreeze()
             raise
 
     def unfreeze(self) -> None:
         """Undo `freeze`: the parameters can be changed again, and the memory is given back."""
-        for array in self._made_read_only:
+        for array in self._freezing.made_read_only:
             array.flags.writeable = True
-        self._made_read_only, self._packed = [], None
+        self._freezing.made_read_only, self._freezing.packed = [], None
 
     def state_dict(self) -> dict[str, Array]:
         """Return the parameters as a new dict of the arrays themselves, not of copies."""
@@ -138,13 +178,20 @@ class LayerState:
             raise RuntimeError("the layer is frozen: load_state_dict needs unfreeze() before it")
         return load(self._parameters, state, strict)
 
+    def __copy__(self) -> LayerState:
+        """Make a layer with the same arrays, frozen with this one, that keeps its own calls for backward."""
+        copied = object.__new__(type(self))
+        vars(copied).update({name: value for name, value in vars(self).items() if name not in _MADE_BY_BIND})
+        copied._bind()
+        copied._freezing = self._freezing
+        return copied
+
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in vars(self).items() if name not in _MADE_BY_BIND}
-        if self.frozen:
-            # Copies can be written: what is unpickled from a read-only array may never be.
-            state["_parameters"] = {name: array.copy() for name, array in self._parameters.items()}
-        return state
+        return {name: value for name, value in vars(self).items() if name not in _MADE_BY_BIND}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        # What was frozen, or unpickled from memory of others, may be read-only for ever; a copy is not.
+        for arrays in (self._parameters, self._grads):
+            arrays.update({name: array.copy() for name, array in arrays.items() if not array.flags.writeable})
         self._bind()

@@ -19,8 +19,10 @@ def get_num_threads() -> int:
     """Return how many threads a call may use, the calling thread included.
 
     The default is the environment variable SWIFTATTN_NUM_THREADS, else what CPU affinity and cgroup quota leave to the
-    process. Small calls use fewer, and so do calls while another call keeps the threads busy. Threads look for new work
-    for 90 microseconds before they sleep, so calls that follow each other closely keep processors busy in between.
+    process; that is found out at the first call of the process, and a value that is not a whole number from 1 to 1024
+    counts as none. Small calls use fewer, and so do calls while another call keeps the threads busy. Threads look for
+    new work for 90 microseconds before they sleep, so calls that follow each other closely keep processors busy in
+    between.
     """
     return _core.get_num_threads()
 

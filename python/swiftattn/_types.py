@@ -1,7 +1,7 @@
 """Types in the package's signatures; imported by type checkers only, so that importing the package stays cheap."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, SupportsFloat, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,11 @@ class SupportsDLPack(Protocol):
 
 Array: TypeAlias = NDArray[Any]
 ArrayInput: TypeAlias = Array | SupportsDLPack
-Lengths: TypeAlias = ArrayInput | int
-Causal: TypeAlias = bool | Literal["top_left", "bottom_right"]
+# None where something was left out, which whoever asked for it need not check: typeshed's "Any trick".
+OrNone: TypeAlias = Any
+Lengths: TypeAlias = ArrayInput | SupportsIndex
+Causal: TypeAlias = bool | np.bool_ | Literal["top_left", "bottom_right"]
+Scale: TypeAlias = SupportsFloat | SupportsIndex
 Layout: TypeAlias = Literal["BHSD", "BSHD"]
 GradientName: TypeAlias = Literal["query", "key", "value", "bias"]
 # query, key, value, mask, bias, causal and key_lengths, as a layer was given them

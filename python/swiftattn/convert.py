@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._layer_config import judged_integer
 from ._layer_parameters import read_array
 
 if TYPE_CHECKING:
@@ -202,9 +203,10 @@ def from_glm(
     >>> layer(np.ones((1, 5, 16), np.float32), causal=True).shape
     (1, 5, 16)
     """
-    kv = num_heads if num_kv_heads is None else num_kv_heads
-    if min(num_heads, kv) < 1 or num_heads % kv != 0:
-        raise ValueError(f"num_heads must be a positive multiple of num_kv_heads, not {num_heads} for {kv}")
+    num_heads = judged_integer("num_heads", num_heads, least=1)
+    kv = num_heads if num_kv_heads is None else judged_integer("num_kv_heads", num_kv_heads, least=1, optional=True)
+    if num_heads % kv != 0:
+        raise ValueError(f"num_heads must be a multiple of num_kv_heads, not {num_heads} for {kv}")
     fused, out = _read(state, prefix, ("query_key_value.weight", "dense.weight"), rank=2)
     if len(fused) % (num_heads + 2 * kv) != 0:
         raise ValueError(
@@ -255,7 +257,8 @@ def from_t5(state: Mapping[str, Any], prefix: str = "", *, num_heads: int) -> di
     (1, 5, 16)
     """
     q, k, v, out = _read(state, prefix, ("q.weight", "k.weight", "v.weight", "o.weight"), rank=2)
-    if num_heads < 1 or len(q) % num_heads != 0:
+    num_heads = judged_integer("num_heads", num_heads, least=1)
+    if len(q) % num_heads != 0:
         raise ValueError(f"{prefix}q.weight has {len(q)} rows, which num_heads, {num_heads}, does not divide")
     return _state_dict([q * math.sqrt(len(q) // num_heads), k, v], None, out, None)
 

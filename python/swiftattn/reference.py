@@ -29,8 +29,9 @@ from ._gradients import AttentionGradients
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import SupportsIndex
 
-    from ._types import Array, Causal, Layout
+    from ._types import Array, Causal, Layout, Scale
 
 __all__ = ["AttentionGradients", "attention", "attention_backward"]
 
@@ -43,9 +44,9 @@ def attention(
     mask: Array | None = None,
     bias: Array | None = None,
     causal: Causal = False,
-    key_lengths: Array | int | None = None,
-    query_lengths: Array | int | None = None,
-    scale: float | None = None,
+    key_lengths: Array | SupportsIndex | None = None,
+    query_lengths: Array | SupportsIndex | None = None,
+    scale: Scale | None = None,
     layout: Layout = "BHSD",
     out: Array | None = None,
     return_lse: bool = False,
@@ -104,9 +105,9 @@ def attention_backward(
     mask: Array | None = None,
     bias: Array | None = None,
     causal: Causal = False,
-    key_lengths: Array | int | None = None,
-    query_lengths: Array | int | None = None,
-    scale: float | None = None,
+    key_lengths: Array | SupportsIndex | None = None,
+    query_lengths: Array | SupportsIndex | None = None,
+    scale: Scale | None = None,
     layout: Layout = "BHSD",
     needs: Iterable[str] = ("query", "key", "value", "bias"),
 ) -> AttentionGradients:
@@ -153,7 +154,7 @@ def attention_backward(
     return gradients._replace(**{name: None for name in gradients._fields if name not in needed})
 
 
-def _scores(q: Array, k: Array, bias: Array | None, scale: float | None) -> Array:
+def _scores(q: Array, k: Array, bias: Array | None, scale: Scale | None) -> Array:
     """F1: scale * q_i . k_j + bias_ij, of shape (B, Hq, Sq, Sk)."""
     scores = (_scale_or_default(scale, q) * q) @ _transposed(k)
     return scores if bias is None else scores + bias
@@ -164,8 +165,8 @@ def _live_pairs(
     mask: Array | None,
     bias: Array | None,
     causal: Causal,
-    key_lengths: Array | int | None,
-    query_lengths: Array | int | None,
+    key_lengths: Array | SupportsIndex | None,
+    query_lengths: Array | SupportsIndex | None,
 ) -> Array:
     """F2: True at (b, h, i, j) where query row i may attend to key j; all the masks combine by AND."""
     len_q, len_k = shape[-2:]
@@ -177,8 +178,8 @@ def _live_pairs(
         live &= mask
     if bias is not None:
         live &= bias != -np.inf
-    if causal is not False:
-        live &= j <= i + _causal_offset(causal, len_q, len_k)
+    if (offset := _causal_offset(causal, len_q, len_k)) is not None:
+        live &= j <= i + offset
     if key_lengths is not None:
         live &= j < np.asarray(key_lengths)[..., None, None, None]
     if query_lengths is not None:
@@ -186,15 +187,18 @@ def _live_pairs(
     return live
 
 
-def _causal_offset(causal: Causal, len_q: int, len_k: int) -> int:
-    """How many keys beyond its own index a query row sees."""
+def _causal_offset(causal: Causal, len_q: int, len_k: int) -> int | None:
+    """How many keys beyond its own index a query row sees; None: all."""
+    if isinstance(causal, (bool, np.bool_)):
+        if causal and len_q != len_k:
+            raise ValueError(f'causal=True needs Sq == Sk, not {len_q} and {len_k}: say "top_left" or "bottom_right"')
+        return 0 if causal else None
     if causal == "bottom_right":
         return len_k - len_q
-    if causal is True and len_q != len_k:
-        raise ValueError(f'causal=True needs Sq == Sk, not {len_q} and {len_k}: say "top_left" or "bottom_right"')
-    if causal is True or causal == "top_left":
+    if causal == "top_left":
         return 0
-    raise ValueError(f'causal must be False, True, "top_left" or "bottom_right", not {causal!r}')
+    error = ValueError if isinstance(causal, str) else TypeError
+    raise error(f'causal must be False, True, "top_left" or "bottom_right", not {causal!r}')
 
 
 def _sum_live(weights: Array, rows: Array, live: Array) -> Array:
@@ -207,7 +211,7 @@ def _sum_live(weights: Array, rows: Array, live: Array) -> Array:
     return total
 
 
-def _scale_or_default(scale: float | None, q: Array) -> float:
+def _scale_or_default(scale: Scale | None, q: Array) -> float:
     return 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
-from ._layer_config import LayerConfig, Rope, parameter_shapes
+from ._layer_config import LayerConfig, Rope, input_projections, parameter_shapes
 from .reference import _live_pairs, attention, attention_backward
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def layer_forward(
         q, k, v = (
             _split_heads(_linear(operand, weight, b), heads)
             for operand, (weight, b), heads in zip(
-                inputs, _input_projections(config, parameters), config.heads, strict=True
+                inputs, input_projections(config, parameters), config.heads, strict=True
             )
         )
         # L3
@@ -167,7 +167,7 @@ def layer_backward(saved: Saved, dout: Array) -> LayerGradients:
             for gradient, (rope, offset) in zip((dq, dk), _turns(config), strict=True)
         )
         # G2, G1
-        weights = (weight for weight, _ in _input_projections(config, parameters))
+        weights = (weight for weight, _ in input_projections(config, parameters))
         (dquery, *dwq), (dkey, *dwk), (dvalue, *dwv) = (
             _linear_backward(_merge_heads(gradient), operand, weight)
             for gradient, operand, weight in zip((dq, dk, dv), saved.inputs, weights, strict=True)
@@ -179,19 +179,6 @@ def layer_backward(saved: Saved, dout: Array) -> LayerGradients:
     else:
         gradients |= {f"{name}_proj_weight": dweight for name, dweight in zip("qkv", dweights, strict=True)}
     return LayerGradients(dquery, dkey, dvalue, {name: gradients[name] for name in parameter_shapes(config)}, dbias)
-
-
-def _input_projections(config: LayerConfig, parameters: Parameters) -> list[tuple[Array, Array | None]]:
-    """(Wq, bq), (Wk, bk) and (Wv, bv); the rows of a fused parameter are those of q, then of k, then of v."""
-    cuts = np.cumsum(config.projected)[:-1]
-    if config.fused:
-        weights = np.split(parameters["in_proj_weight"], cuts)
-    else:
-        weights = [parameters[f"{name}_proj_weight"] for name in "qkv"]
-    biases: list[Array | None] = [None, None, None]
-    if config.bias:
-        biases = [*np.split(parameters["in_proj_bias"], cuts)]
-    return list(zip(weights, biases, strict=True))
 
 
 def _linear(operand: Array, weight: Array, bias: Array | None) -> Array:
@@ -228,7 +215,7 @@ def _turns(config: LayerConfig) -> tuple[tuple[Rope | None, int], tuple[Rope | N
     rope = config.rope
     if rope is None:
         return (None, 0), (None, 0)
-    return (rope, rope.offset), (rope, rope.offset if rope.key_offset is None else rope.key_offset)
+    return (rope, rope.offset), (rope, rope.first_key)
 
 
 def _rotate(operand: Array, rope: Rope | None, offset: int, *, backwards: bool = False) -> Array:
