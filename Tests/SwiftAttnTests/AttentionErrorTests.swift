@@ -86,15 +86,19 @@ import Testing
       BadCall(
         views: good(), change: { $0.scale = 0 },
         kind: .invalidArgument,
-        text: "scale must be finite and not zero"),
+        text: "scale must be finite and not zero as float32, also when multiplied by log2(e)"),
       BadCall(
         views: good(), change: { $0.scale = .nan },
         kind: .invalidArgument,
-        text: "scale must be finite and not zero"),
+        text: "scale must be finite and not zero as float32, also when multiplied by log2(e)"),
       BadCall(
         views: good(), change: { $0.scale = 1e300 },
         kind: .invalidArgument,
-        text: "scale must be finite and not zero"),
+        text: "scale must be finite and not zero as float32, also when multiplied by log2(e)"),
+      BadCall(
+        views: good(), change: { $0.scale = 3e38 },
+        kind: .invalidArgument,
+        text: "scale must be finite and not zero as float32, also when multiplied by log2(e)"),
       BadCall(
         views: good(), change: { $0.key.data = nil },
         kind: .invalidArgument,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -271,3 +272,37 @@ def test_a_batch_computed_in_parts_has_the_bits_of_the_whole() -> None:
         with swiftattn.no_grad():
             parts, weights_of_parts = layer(query, key, value, **options, need_weights=True)
         assert_same_bits({"out": parts, "weights": weights_of_parts}, {"out": out, "weights": weights})
+
+
+def test_strides_of_no_keys_are_not_multiplied_in_parts() -> None:
+    layer = swiftattn.MultiHeadAttention(64, 1, kdim=8, vdim=8, seed=0)
+    query = np.zeros((4, 40000, 64), np.float32)
+    no_keys = np.lib.stride_tricks.as_strided(np.zeros(8, np.float32), (4, 0, 8), (2**62, 32, 4))
+    with swiftattn.no_grad():
+        assert not layer(query, no_keys).any()
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_query_that_sees_no_key_reaches_no_gradient(poison: float) -> None:
+    layer = swiftattn.MultiHeadAttention(8, 2, seed=0)
+    query = np.full((2, 3, 8), poison, np.float32)
+    gradients = layer.backward(np.ones_like(layer(query, query[:, :0])))
+    assert not gradients.query.any()
+    assert not layer.grads["in_proj_weight"].any()
+
+
+def test_a_call_keeps_the_instruction_set_with_which_it_began(isa: str) -> None:
+    layer = swiftattn.MultiHeadAttention(128, 4, seed=0)
+    x = np.random.default_rng(0).standard_normal((1, 6000, 128), dtype=np.float32)
+    with swiftattn.no_grad():
+        expected = layer(x)
+        # Python handles signals in the midst of a long call.
+        before = signal.signal(signal.SIGALRM, lambda *_: swiftattn.set_isa("baseline"))
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.01)
+        try:
+            found = layer(x)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+            swiftattn.set_isa(isa)
+    assert_same_bits({"out": found}, {"out": expected})

@@ -205,8 +205,8 @@ LAYER = (
         "layer-token-gradient-alone",
         "the learned key's gradient is zero unless others are wanted",
         BACKWARD,
-        "$0 != .outWeight && $0 != .outBias && wanted",
-        "$0 != .outWeight && $0 != .outBias && $0 != .keyToken && wanted",
+        " || wanted.parameters[.keyToken] != nil",
+        "",
     ),
     Mutation(
         "layer-bias-gradient-lost",

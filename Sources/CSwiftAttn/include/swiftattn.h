@@ -95,7 +95,7 @@ typedef struct swiftattn_attention {
   /* Optional. INT32 or INT64 of shape (B): rows i >= query_lengths[b] attend to nothing; 0 <= query_lengths[b] <= Sq.
    */
   const swiftattn_tensor *query_lengths;
-  /* Optional. NULL means 1/sqrt(D). Must be finite and not zero. */
+  /* Optional. NULL means 1/sqrt(D). Must be finite and not zero as a number of query's dtype, also times log2(e). */
   const double *scale;
   int32_t causal; /* a swiftattn_causal */
   /* Optional. Called on the calling thread every few milliseconds of a long call; a nonzero answer ends the call with

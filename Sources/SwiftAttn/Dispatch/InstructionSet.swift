@@ -73,19 +73,26 @@ public enum Dispatch {
   /// Thread-safe; calls that have started keep theirs.
   public static func current() throws(AttentionError) -> InstructionSet {
     if let known = InstructionSet(rawValue: chosen.load(ordering: .relaxed)) { return known }
-    guard let name = sa_environment("SWIFTATTN_ISA"), name.pointee != 0 else { return remember(.best) }
-    return remember(try find(name, source: "SWIFTATTN_ISA"))
+    let found: InstructionSet
+    if let name = sa_environment("SWIFTATTN_ISA"), name.pointee != 0 {
+      found = try find(name, source: "SWIFTATTN_ISA")
+    } else {
+      found = .best
+    }
+    // What another thread has chosen meanwhile stays.
+    let before = chosen.compareExchange(expected: undecided, desired: found.rawValue, ordering: .relaxed).original
+    return InstructionSet(rawValue: before) ?? found
   }
 
   /// Chooses for calls that start from now on, in all threads.
   public static func choose(_ set: InstructionSet) throws(AttentionError) {
     guard set.isSupported else { throw unsupported(set.name, source: "the instruction set") }
-    _ = remember(set)
+    chosen.store(set.rawValue, ordering: .relaxed)
   }
 
   /// The same by name.
   public static func choose(named name: UnsafePointer<CChar>) throws(AttentionError) {
-    _ = remember(try find(name, source: "the instruction set"))
+    chosen.store(try find(name, source: "the instruction set").rawValue, ordering: .relaxed)
   }
 
   /// Returns to the environment variable's choice, or the best.
@@ -104,11 +111,6 @@ public enum Dispatch {
 
   private static func unsupported(_ name: StaticString, source: StaticString) -> AttentionError {
     AttentionError(.unsupportedInstructionSet, "\(source) is '\(name)', which this processor does not support")
-  }
-
-  private static func remember(_ found: InstructionSet) -> InstructionSet {
-    chosen.store(found.rawValue, ordering: .relaxed)
-    return found
   }
 
   #if arch(x86_64)

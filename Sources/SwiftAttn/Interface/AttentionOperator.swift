@@ -23,25 +23,24 @@ public enum AttentionOperator {
     try outputs.admit(out, "out", shape: geometry.outShape, type: Element.type)
     try outputs.admit(lse, "lse", shape: geometry.lseShape, type: Element.type)
     try outputs.keepClear(of: arguments)
-    try run(plan, out: out, lse: lse, arguments.interruptCheck)
+    try run(plan, out: out, lse: lse, CallSettings(arguments.interruptCheck))
   }
 
   /// Forward of a judged problem into judged outputs.
   @inline(never)
   static func run<Element: ComputeElement>(
-    _ plan: AttentionPlan<Element>, out: TensorView, lse: TensorView?, _ check: InterruptCheck?
+    _ plan: AttentionPlan<Element>, out: TensorView, lse: TensorView?, _ call: CallSettings
   ) throws(AttentionError) {
     let (geometry, full) = (plan.geometry, plan.geometry.scoreShape)
-    let set = try Dispatch.current()
     // There may be more heads without rows than can be counted to.
     guard geometry.rowsPerHead > 0 else { return }
     var pass = ForwardPass(
       plan: plan, out: Operand(out, alignedTo: full, as: Element.self),
       lse: Operand(optional: lse?.withTrailingAxis, alignedTo: full),
-      kernels: Element.kernels(set), partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
+      kernels: Element.kernels(call.instructionSet), partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
     let items = pass.partition.forwardCount
-    let participants = participants(geometry, vectors: plan.vectorsOfWork, items: items, Element.self)
-    try pass.run(items: items, check, participants: participants)
+    let participants = call.participants(geometry, vectors: plan.vectorsOfWork, items: items, Element.self)
+    try pass.run(items: items, call.interruptCheck, participants: participants)
   }
 
   /// Computes the gradients that are not nil. Nothing is written before all is judged.
@@ -66,33 +65,31 @@ public enum AttentionOperator {
     try TensorJudge.exact(results.lse, "lse", shape: geometry.lseShape, type: Element.type)
     try TensorJudge.exact(results.outGradient, "dout", shape: geometry.outShape, type: Element.type)
     try judge(gradients, arguments, results, Element.type)
-    try run(plan, results, into: gradients, arguments.interruptCheck)
+    try run(plan, results, into: gradients, CallSettings(arguments.interruptCheck))
   }
 
   /// Backward of a judged problem into judged gradients.
   @inline(never)
   static func run<Element: ComputeElement>(
     _ plan: AttentionPlan<Element>, _ results: AttentionResults, into gradients: AttentionGradients,
-    _ check: InterruptCheck?
+    _ call: CallSettings
   ) throws(AttentionError) {
     let (geometry, full) = (plan.geometry, plan.geometry.scoreShape)
-    let kernels = Element.kernels(try Dispatch.current())
     func operand(_ view: TensorView) -> Operand<Element> { Operand(view, alignedTo: full, as: Element.self) }
     let scoreGradient = ScoreGradient(
       plan: plan, lse: operand(results.lse.withTrailingAxis), out: operand(results.out),
-      outGradient: operand(results.outGradient), kernels: kernels,
+      outGradient: operand(results.outGradient), kernels: Element.kernels(call.instructionSet),
       needsGradient: gradients.query != nil || gradients.key != nil || gradients.bias != nil)
     let partition = Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self))
     // Without rows or keys they are empty, though perhaps of more heads than can be counted to.
     let haveElements = geometry.rowsPerHead > 0 || geometry.seqLenK > 0
     if haveElements, gradients.query != nil || gradients.key != nil || gradients.value != nil {
-      try run(scoreGradient, gradients, partition, check)
+      try run(scoreGradient, gradients, partition, call)
     }
     if let bias = gradients.bias {
-      bias.clear(as: Element.self)
       var pass = PairSumPass(
         quantity: .scoreGradient, scoreGradient: scoreGradient, target: operand(bias), partition: partition)
-      try pass.run(check, threads: participants(geometry, items: pass.count, Element.self))
+      try pass.run(into: bias, call)
     }
   }
 
@@ -100,29 +97,28 @@ public enum AttentionOperator {
   /// average over all. The leading keys come last in it.
   @inline(never)
   static func computeWeights<Element: ComputeElement>(
-    _ plan: AttentionPlan<Element>, lse: TensorView, into weights: TensorView, _ check: InterruptCheck?
+    _ plan: AttentionPlan<Element>, lse: TensorView, into weights: TensorView, _ call: CallSettings
   ) throws(AttentionError) {
     let (geometry, full) = (plan.geometry, plan.geometry.scoreShape)
     let target = Operand(weights, alignedTo: full, as: Element.self)
     let lse = Operand(lse.withTrailingAxis, alignedTo: full, as: Element.self)
     let averages = weights.shape.last(3) == 1
-    weights.clear(as: Element.self)
     var pass = PairSumPass(
       quantity: .probability(factor: averages ? 1 / Element(geometry.headsQ) : 1),
       scoreGradient: ScoreGradient(
-        plan: plan, lse: lse, out: nil, outGradient: nil, kernels: Element.kernels(try Dispatch.current()),
+        plan: plan, lse: lse, out: nil, outGradient: nil, kernels: Element.kernels(call.instructionSet),
         needsGradient: false),
       target: target, partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
-    try pass.run(check, threads: participants(geometry, items: pass.count, Element.self))
+    try pass.run(into: weights, call)
   }
 
   private static func run<Element: ComputeElement>(
     _ scoreGradient: ScoreGradient<Element>, _ gradients: AttentionGradients, _ partition: Partition,
-    _ check: InterruptCheck?
+    _ call: CallSettings
   ) throws(AttentionError) {
     let full = scoreGradient.plan.geometry.scoreShape
     let sumsOverRows = gradients.key != nil || gradients.value != nil
-    let threads = participants(
+    let threads = call.participants(
       scoreGradient.plan.geometry, items: partition.heads * partition.blocksPerHead, Element.self)
     let queue = BackwardPartition(partition, threads: threads, sumsOverRows: sumsOverRows)
     guard
@@ -135,7 +131,7 @@ public enum AttentionOperator {
       keyGradient: Operand(optional: gradients.key, alignedTo: full),
       valueGradient: Operand(optional: gradients.value, alignedTo: full),
       partition: queue, turns: turns)
-    try pass.run(items: queue.count, check, participants: threads)
+    try pass.run(items: queue.count, call.interruptCheck, participants: threads)
   }
 
   @inline(never)
@@ -158,16 +154,18 @@ public enum AttentionOperator {
     try outputs.keepClear(of: results.lse, "lse")
     try outputs.keepClear(of: results.outGradient, "dout")
   }
+}
 
-  /// How many threads are worth it. The rows of a head are padded to whole vectors, unless `vectors` says what
+extension CallSettings {
+  /// How many threads are worth it for attention. The rows of a head are padded to whole vectors, unless `vectors` says what
   /// they cost.
-  static func participants<Element: ComputeElement>(
+  func participants<Element: ComputeElement>(
     _ geometry: Geometry, vectors: Double? = nil, items: Int, _: Element.Type
   ) -> Int {
     let vectors = vectors ?? (Double(geometry.rowsPerHead) / Double(Element.lanes)).rounded(.up)
     let heads = Double(geometry.batches) * Double(geometry.headsKV)
     let products = heads * vectors * Double(geometry.seqLenK) * Double(geometry.headDim + geometry.valueDim)
-    return ThreadPool.participants(cycles: products / 2, items: items)
+    return participants(cycles: products / 2, items: items)
   }
 }
 

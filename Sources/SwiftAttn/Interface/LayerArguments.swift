@@ -165,7 +165,8 @@ extension TensorView {
   /// Some elements of the first axis.
   func firstAxis(_ range: Range<Int>) -> TensorView {
     var view = self
-    view.data = data.map { $0 + range.lowerBound * strides[0] }
+    // The strides of a tensor without elements may be too large to multiply.
+    if !isEmpty { view.data = data.map { $0 + range.lowerBound * strides[0] } }
     view.shape[0] = range.count
     return view
   }

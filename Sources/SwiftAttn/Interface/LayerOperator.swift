@@ -87,7 +87,7 @@ public enum LayerOperator {
     guard let memory else { return try runInParts(arguments, shape, out, weights, Element.self) }
     guard let base = memory.data else { return }
     let plan = try LayerPlan<Element>(arguments, shape, base)
-    try run(plan, out, weights, isSaved: true, arguments.interruptCheck)
+    try run(plan, out, weights, isSaved: true, CallSettings(arguments.interruptCheck))
   }
 
   /// Some batch elements at a time, so that memory does not grow with the batch.
@@ -104,6 +104,7 @@ public enum LayerOperator {
     }
     // Nothing is written then, though there may be more sequences without rows than can be counted to.
     guard hasRows else { return }
+    let call = try CallSettings(arguments.interruptCheck)
     let most = max(1, partBytes / max(bytes / count, 1))
     // Parts of equal length.
     let parts = (count + most - 1) / most
@@ -111,7 +112,7 @@ public enum LayerOperator {
     guard length < count else {
       guard let scratch = Memory(bytes: bytes, keptOn: .layer) else { throw .noMemory }
       let plan = try LayerPlan<Element>(arguments, shape, scratch.base)
-      return try run(plan, out, weights, isSaved: false, arguments.interruptCheck)
+      return try run(plan, out, weights, isSaved: false, call)
     }
     for first in stride(from: 0, to: count, by: length) {
       let part = first..<min(first + length, count)
@@ -121,7 +122,7 @@ public enum LayerOperator {
       guard let scratch = Memory(bytes: bytes, keptOn: .layer) else { throw .noMemory }
       try run(
         try LayerPlan<Element>(partArguments, partShape, scratch.base), out.firstAxis(part),
-        weights.map { $0.firstAxis(part) }, isSaved: false, arguments.interruptCheck)
+        weights.map { $0.firstAxis(part) }, isSaved: false, call)
     }
   }
 
@@ -131,19 +132,19 @@ public enum LayerOperator {
 
   @inline(never)
   private static func run<Element: ComputeElement>(
-    _ plan: LayerPlan<Element>, _ out: TensorView, _ weights: TensorView?, isSaved: Bool, _ check: InterruptCheck?
+    _ plan: LayerPlan<Element>, _ out: TensorView, _ weights: TensorView?, isSaved: Bool, _ call: CallSettings
   ) throws(AttentionError) {
-    try plan.project(check)
+    try plan.project(call)
     plan.fillLeadingRows()
     let heads = plan.buffers.heads(plan.shape)
-    try plan.turn(query: heads.query, key: heads.key, back: false, check)
-    try plan.attend(needsLse: isSaved || weights != nil, check)
+    try plan.turn(query: heads.query, key: heads.key, back: false, call)
+    try plan.attend(needsLse: isSaved || weights != nil, call)
     if let weights {
       let isAverage = weights.rank == plan.shape.batch.rank + 2
       try AttentionOperator.computeWeights(
-        plan.attention, lse: plan.buffers.lse, into: isAverage ? weights.withOneHead : weights, check)
+        plan.attention, lse: plan.buffers.lse, into: isAverage ? weights.withOneHead : weights, call)
     }
-    try plan.projectOut(to: out, check)
+    try plan.projectOut(to: out, call)
   }
 
   /// Computes the gradients of sum(outGradient * out) that are not nil, given what forward saved for the same arguments;
@@ -174,7 +175,7 @@ public enum LayerOperator {
     guard let scratch = Memory(bytes: bytes, keptOn: .layer) else { throw .noMemory }
     try LayerBackward(
       plan: plan, gradients: LayerBuffers(scratch.base, shape), wanted: gradients, outGradient: outGradient,
-      check: arguments.interruptCheck
+      call: CallSettings(arguments.interruptCheck)
     ).run()
   }
 

@@ -7,59 +7,69 @@ struct LayerBackward<Element: ComputeElement> {
   let gradients: LayerBuffers<Element>
   let wanted: LayerGradients
   let outGradient: TensorView
-  let check: InterruptCheck?
+  let call: CallSettings
 
   private var shape: LayerShape { plan.shape }
 
   func run() throws(AttentionError) {
+    let needsHeads = needsQuery || needsKey || needsValue
+    let needsAttention = needsHeads || wanted.bias != nil
     // G7, of out = merged Wo^T + bo
     try LinearGradient(
       x: SequenceRows(plan.buffers.merged), weight: plan.weight(.outWeight),
-      outputGradient: SequenceRows(outGradient), inputGradient: SequenceRows(gradients.merged),
+      outputGradient: SequenceRows(outGradient), inputGradient: needsAttention ? SequenceRows(gradients.merged) : nil,
       weightGradient: parameterGradient(.outWeight), biasGradient: parameterGradient(.outBias)
-    ).run(check)
-    guard needsAttentionGradients || wanted.bias != nil else { return }
+    ).run(call)
+    guard needsAttention else { return }
     try differentiateAttention()
-    guard needsAttentionGradients else { return }
+    guard needsHeads else { return }
     let heads = gradients.heads(shape)
     // G4, of the learned key and value; the zero ones are constants
     addLeadingRow(gradients.key, to: .keyToken)
     addLeadingRow(gradients.value, to: .valueToken)
     // G3, of the turn by the positions
-    try plan.turn(query: heads.query, key: heads.key, back: true, check)
+    if needsQuery || needsKey { try plan.turn(query: heads.query, key: heads.key, back: true, call) }
     try differentiateProjections()
   }
 
-  /// Whether anything before L5 has a gradient that is wanted.
-  private var needsAttentionGradients: Bool {
-    if wanted.query != nil || wanted.key != nil || wanted.value != nil { return true }
-    return LayerParameter.allCases.contains {
-      $0 != .outWeight && $0 != .outBias && wanted.parameters[$0] != nil
-    }
+  // Whether the heads of q, k and v need gradients: for what they are made of, or the input that they are made from.
+
+  private var needsQuery: Bool { wanted.query != nil || wants(.queryWeight, .queryBias) }
+  private var needsKey: Bool {
+    inputGradient(plan.sources.key) != nil || wants(.keyWeight, .keyBias) || wanted.parameters[.keyToken] != nil
+  }
+  private var needsValue: Bool {
+    inputGradient(plan.sources.value) != nil || wants(.valueWeight, .valueBias) || wanted.parameters[.valueToken] != nil
+  }
+
+  private func wants(_ weight: LayerParameter, _ bias: LayerParameter) -> Bool {
+    wanted.parameters[weight] != nil || wanted.parameters[bias] != nil
   }
 
   /// G6 and G5, of merged = the heads of attention(q, k, v).
   private func differentiateAttention() throws(AttentionError) {
     let heads = gradients.heads(shape)
     var targets = AttentionGradients(bias: wanted.bias)
-    if needsAttentionGradients { (targets.query, targets.key, targets.value) = (heads.query, heads.key, heads.value) }
+    if needsQuery { targets.query = heads.query }
+    if needsKey { targets.key = heads.key }
+    if needsValue { targets.value = heads.value }
     try AttentionOperator.run(
       plan.attention,
       AttentionResults(
         out: plan.buffers.merged.withHeadAxis(heads: shape.headsQ), lse: plan.buffers.lse,
         outGradient: gradients.merged.withHeadAxis(heads: shape.headsQ)),
-      into: targets, check)
+      into: targets, call)
   }
 
   /// G2 and G1, of q, k, v = X W^T + b: products over as many of the three as lie side by side.
   private func differentiateProjections() throws(AttentionError) {
     let (query, key, value) = (queryProjection, keyProjection, valueProjection)
     let keyAndValue = key.joined(value)
-    if let keyAndValue, let all = query.joined(keyAndValue) { return try all.run(check) }
-    try query.run(check)
-    if let keyAndValue { return try keyAndValue.run(check) }
-    try key.run(check)
-    try value.run(check)
+    if let keyAndValue, let all = query.joined(keyAndValue) { return try all.run(call) }
+    try query.run(call)
+    if let keyAndValue { return try keyAndValue.run(call) }
+    try key.run(call)
+    try value.run(call)
   }
 
   private var queryProjection: LinearGradient<Element> {

@@ -3,11 +3,11 @@ import CSwiftAttnShims
 
 /// A judged layer: inputs, parameters and options fit each other, and every step knows its operands. Made once per call.
 ///
-///     L1, L2  q, k, v = the heads of X_q Wq^T + bq, X_k Wk^T + bk, X_v Wv^T + bv     `projections`
+///     L1, L2  q, k, v = the heads of X_q Wq^T + bq, X_k Wk^T + bk, X_v Wv^T + bv     `project`
 ///     L3      q and k turn by their positions                                        `RotaryPass`
 ///     L4      a learned and a zero key and value, before the given ones              `fillLeadingRows`
-///     L5, L6  merged = the heads of attention side by side                           `attention`
-///     L7      out = merged Wo^T + bo                                                 `outProjection`
+///     L5, L6  merged = the heads of attention side by side                           `attend`
+///     L7      out = merged Wo^T + bo                                                 `projectOut`
 ///
 /// (Vaswani et al. 2017, section 3.2.2.) Heads are never moved: they are strides of the rows that the products write.
 struct LayerPlan<Element: ComputeElement>: Sendable {
@@ -20,7 +20,7 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
   let rope: Rope?
   let buffers: LayerBuffers<Element>
   let attention: AttentionPlan<Element>
-  /// Whether a token may be seen by no query at all.
+  /// Whether a token may be seen by no query at all, or a query see no key.
   let mayHideTokens: Bool
 
   /// `memory` has what `LayerBufferSizes` says. Forward has judged the packed weights; backward has not, and reads none.
@@ -46,7 +46,7 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
     operands.leadingKeys = shape.leadingKeys
     attention = try AttentionPlan(operands)
     mayHideTokens =
-      shape.seqLenQ == 0 || arguments.mask != nil || arguments.bias != nil || arguments.keyLengths != nil
+      shape.seqLenQ == 0 || shape.seqLenK == 0 || arguments.mask != nil || arguments.bias != nil || arguments.keyLengths != nil
       || (arguments.causal != .none && shape.seqLenQ != shape.givenKeys)
   }
 
@@ -64,7 +64,7 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
 
   /// L1, each as large as it can be: self-attention is one product.
   @inline(never)
-  func project(_ check: InterruptCheck?) throws(AttentionError) {
+  func project(_ call: CallSettings) throws(AttentionError) {
     let query = LinearMap(
       x: SequenceRows(inputs.query), weight: weight(.queryWeight), bias: bias(.queryBias),
       y: SequenceRows(buffers.query), packed: packed(.queryWeight))
@@ -75,11 +75,11 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
       x: SequenceRows(inputs.value), weight: weight(.valueWeight), bias: bias(.valueBias),
       y: SequenceRows(buffers.value, skipping: shape.leadingKeys), packed: packed(.valueWeight))
     let keyAndValue = key.joined(value)
-    if let keyAndValue, let all = query.joined(keyAndValue) { return try all.run(check) }
-    try query.run(check)
-    if let keyAndValue { return try keyAndValue.run(check) }
-    try key.run(check)
-    try value.run(check)
+    if let keyAndValue, let all = query.joined(keyAndValue) { return try all.run(call) }
+    try query.run(call)
+    if let keyAndValue { return try keyAndValue.run(call) }
+    try key.run(call)
+    try value.run(call)
   }
 
   /// L4.
@@ -103,29 +103,29 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
 
   /// L3 on rows of these heads, or its derivative.
   func turn(
-    query: TensorView, key: TensorView, back: Bool, _ check: InterruptCheck?
+    query: TensorView, key: TensorView, back: Bool, _ call: CallSettings
   ) throws(AttentionError) {
     guard let rope else { return }
     var pass = RotaryPass<Element>(
       rope: rope, dim: rope.dim ?? shape.headDim, queries: .init(query, offset: rope.offset),
       keys: .init(key.droppingRows(shape.leadingKeys), offset: rope.keyOffset ?? rope.offset),
-      batches: shape.batches, turnsBack: back, kernels: Element.kernels(try Dispatch.current()))
-    try pass.run(check)
+      batches: shape.batches, turnsBack: back, kernels: Element.kernels(call.instructionSet))
+    try pass.run(call)
   }
 
   /// L5 and L6; lse unless it is not needed.
-  func attend(needsLse: Bool, _ check: InterruptCheck?) throws(AttentionError) {
+  func attend(needsLse: Bool, _ call: CallSettings) throws(AttentionError) {
     try AttentionOperator.run(
-      attention, out: buffers.merged.withHeadAxis(heads: shape.headsQ), lse: needsLse ? buffers.lse : nil, check)
+      attention, out: buffers.merged.withHeadAxis(heads: shape.headsQ), lse: needsLse ? buffers.lse : nil, call)
   }
 
   /// L7.
   @inline(never)
-  func projectOut(to out: TensorView, _ check: InterruptCheck?) throws(AttentionError) {
+  func projectOut(to out: TensorView, _ call: CallSettings) throws(AttentionError) {
     try LinearMap(
       x: SequenceRows(buffers.merged), weight: weight(.outWeight), bias: bias(.outBias), y: SequenceRows(out),
       packed: packed(.outWeight)
-    ).run(check)
+    ).run(call)
   }
 }
 

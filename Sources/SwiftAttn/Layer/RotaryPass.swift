@@ -36,13 +36,13 @@ struct RotaryPass<Element: ComputeElement>: ParallelPass {
 
   private var positions: Int { max(queries.count, keys.count) }
 
-  mutating func run(_ check: InterruptCheck?) throws(AttentionError) {
+  mutating func run(_ call: CallSettings) throws(AttentionError) {
     guard batches > 0 else { return }
     let items = (positions + Self.positionsPerItem - 1) / Self.positionsPerItem
     let turned = Double(batches) * Double(queries.count * queries.heads + keys.count * keys.heads) * Double(dim)
     // Half a cycle a number, sines and cosines included.
-    let threads = ThreadPool.participants(cycles: turned / 2, items: items)
-    try run(items: items, check, participants: threads)
+    let threads = call.participants(cycles: turned / 2, items: items)
+    try run(items: items, call.interruptCheck, participants: threads)
   }
 
   func run(_ control: borrowing CallControl, participant: Int) {

@@ -32,7 +32,7 @@ struct LinearMap<Element: ComputeElement> {
   private var joiningSavesMoreThanPacking: Bool { x.count >= 16 || weight.rows * weight.columns <= 64 * 64 }
 
   @inline(never)
-  func run(_ check: InterruptCheck?) throws(AttentionError) {
+  func run(_ call: CallSettings) throws(AttentionError) {
     let groups = x.groups(with: y)
     for group in 0..<groups {
       let target = y.matrix(group, of: groups)
@@ -40,7 +40,7 @@ struct LinearMap<Element: ComputeElement> {
       start?.rows = target.rows
       try MatrixProduct(
         a: x.matrix(group, of: groups), b: weight.transposed, c: target, start: start, packedB: packed
-      ).run(check)
+      ).run(call)
     }
   }
 }
@@ -56,7 +56,7 @@ struct LinearGradient<Element: ComputeElement> {
   var weightGradient: StridedMatrix<Element>?
   /// One row.
   var biasGradient: StridedMatrix<Element>?
-  /// Whether rows of X may be unseen; see `seenInput`.
+  /// Whether rows of X may be unseen; see `withSeenRows`.
   var hasUnseenRows = false
 
   /// This and `other` as one, as `LinearMap.joined`; they must agree on what is computed.
@@ -88,47 +88,47 @@ struct LinearGradient<Element: ComputeElement> {
   }
 
   @inline(never)
-  func run(_ check: InterruptCheck?) throws(AttentionError) {
+  func run(_ call: CallSettings) throws(AttentionError) {
     if let inputGradient {
       let groups = outputGradient.groups(with: inputGradient)
       for group in 0..<groups {
         let target = inputGradient.matrix(group, of: groups)
         try MatrixProduct(
           a: outputGradient.matrix(group, of: groups), b: weight, c: target, start: addsToInputGradient ? target : nil
-        ).run(check)
+        ).run(call)
       }
     }
     let groups = outputGradient.groups(with: x)
     for group in 0..<groups {
       try addParameterGradients(
-        x.matrix(group, of: groups), outputGradient.matrix(group, of: groups), check)
+        x.matrix(group, of: groups), outputGradient.matrix(group, of: groups), call)
     }
   }
 
   @inline(never)
   private func addParameterGradients(
-    _ x: StridedMatrix<Element>, _ gradient: StridedMatrix<Element>, _ check: InterruptCheck?
+    _ x: StridedMatrix<Element>, _ gradient: StridedMatrix<Element>, _ call: CallSettings
   ) throws(AttentionError) {
     if let biasGradient {
       try withUnsafePointer(to: Element(1)) { (one: UnsafePointer<Element>) throws(AttentionError) in
         let ones = StridedMatrix(
           base: UnsafeMutablePointer(mutating: one), rows: 1, columns: gradient.rows, rowStride: 0, columnStride: 0)
-        try MatrixProduct(a: ones, b: gradient, c: biasGradient, start: biasGradient).run(check)
+        try MatrixProduct(a: ones, b: gradient, c: biasGradient, start: biasGradient).run(call)
       }
     }
     guard let weightGradient else { return }
-    try withSeenRows(of: x, gradient) { (x: StridedMatrix<Element>) throws(AttentionError) in
-      try MatrixProduct(a: gradient.transposed, b: x, c: weightGradient, start: weightGradient).run(check)
+    try withSeenRows(of: x, gradient, call) { (x: StridedMatrix<Element>) throws(AttentionError) in
+      try MatrixProduct(a: gradient.transposed, b: x, c: weightGradient, start: weightGradient).run(call)
     }
   }
 
   /// body(X), or where it is not finite a copy with zeros in the rows of a zero gradient: a token that nobody sees reaches no
   /// gradient, whatever it holds, but 0 * NaN would.
   private func withSeenRows(
-    of x: StridedMatrix<Element>, _ gradient: StridedMatrix<Element>,
+    of x: StridedMatrix<Element>, _ gradient: StridedMatrix<Element>, _ call: CallSettings,
     _ body: (StridedMatrix<Element>) throws(AttentionError) -> Void
   ) throws(AttentionError) {
-    let masking = Element.kernels(try Dispatch.current()).masking
+    let masking = Element.kernels(call.instructionSet).masking
     guard hasUnseenRows, masking.hasNonFinite(x.base, x.rowStride, x.columnStride, x.rows, x.columns) else {
       return try body(x)
     }

@@ -117,18 +117,20 @@ package struct MatrixProduct<Element: ComputeElement>: Sendable {
   }
 
   /// Computes C on at most `threads` threads.
+  package func run(threads: Int) throws(AttentionError) { try run(CallSettings(threads: threads)) }
+
   @inline(never)
-  package func run(_ check: InterruptCheck? = nil, threads: Int = ThreadCount.current) throws(AttentionError) {
+  func run(_ call: CallSettings) throws(AttentionError) {
     guard rows > 0, columns > 0 else { return }
-    let kernels = Element.kernels(try Dispatch.current())
+    let kernels = Element.kernels(call.instructionSet)
     let product = oriented(for: kernels.products)
-    let participants = ThreadPool.participants(cycles: product.estimatedCycles(kernels.products), upTo: threads)
+    let participants = ThreadPool.participants(cycles: product.estimatedCycles(kernels.products), upTo: call.threads)
     let blocking = MatrixBlocking(product)
     let partition = MatrixPartition(
       rows: product.rows, columns: product.columns,
       panel: StripPanels<Element>.columns(isPacked: product.packedB != nil), widest: blocking.widest,
       threads: participants)
     var pass = MatrixPass(product: product, blocking: blocking, partition: partition, kernels: kernels)
-    try pass.run(items: partition.count, check, participants: min(participants, partition.count))
+    try pass.run(items: partition.count, call.interruptCheck, participants: min(participants, partition.count))
   }
 }

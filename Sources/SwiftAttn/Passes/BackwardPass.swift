@@ -18,9 +18,8 @@ struct BackwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
   func run(_ control: borrowing CallControl, participant: Int) {
     let capacity = partition.partition.rowsPerBlock
     let bytes = BackwardWorkspace<Element>.bytes(plan.geometry, capacity)
-    guard var workspace = Workspace(bytes: bytes, participant: participant) else {
-      return control.fail()
-    }
+    // Others do not wait for one that has claimed nothing.
+    guard var workspace = Workspace(bytes: bytes, participant: participant) else { return }
     var state = BackwardWorkspace<Element>(plan.geometry, capacity, &workspace)
     while let item = control.claim() {
       switch partition.item(item) {

@@ -80,9 +80,6 @@ struct CallControl: ~Copyable {
     }
   }
 
-  /// Ends the call because a participant has no workspace, on which others may wait.
-  func fail() { stopped.store(true, ordering: .relaxed) }
-
   /// What became of the call, once all threads have returned.
   func conclude() throws(AttentionError) {
     if interrupted.load(ordering: .relaxed) { throw AttentionError(.interrupted, "the call was interrupted") }

@@ -6,7 +6,6 @@ import AttentionBlocks
 /// A pass of its own, which recomputes them: each element of the target then belongs to one work item, that adds its terms
 /// in a fixed order (batches, heads, queries ascending), whatever the broadcasting and the number of threads; and no
 /// array of all scores is needed.
-/// The target is zero on entry.
 struct PairSumPass<Element: ComputeElement>: ParallelPass {
   enum Quantity {
     /// dS; the target's keys are those that may have a bias.
@@ -29,8 +28,19 @@ struct PairSumPass<Element: ComputeElement>: ParallelPass {
   private var sharesRows: Bool { target.row == 0 }
   private var blocksPerTarget: Int { sharesRows ? min(blocksPerHead, 1) : blocksPerHead }
 
-  mutating func run(_ check: InterruptCheck?, threads: Int) throws(AttentionError) {
-    try run(items: count, check, participants: threads)
+  /// The target's elements in a row that has one for each key.
+  private var columns: Int {
+    switch quantity {
+    case .scoreGradient: plan.geometry.maskedKeys
+    case .probability: plan.geometry.seqLenK
+    }
+  }
+
+  /// `view` is the target's.
+  mutating func run(into view: TensorView, _ call: CallSettings) throws(AttentionError) {
+    guard count > 0, columns > 0 else { return view.clear(as: Element.self) }
+    let threads = call.participants(plan.geometry, items: count, Element.self)
+    try run(items: count, call.interruptCheck, participants: threads)
   }
 
   func run(_ control: borrowing CallControl, participant: Int) {
@@ -55,6 +65,7 @@ struct PairSumPass<Element: ComputeElement>: ParallelPass {
     batch: Int, head: Int, _ blocks: Range<Int>, _ state: inout BackwardWorkspace<Element>,
     _ control: borrowing CallControl, participant: Int
   ) {
+    clear(batch: batch, head: head, blocks)
     let part = target.offset(batch: batch)
     let heads = target.head == 0 ? 0..<plan.geometry.headsQ : head..<head + 1
     for other in batch..<plan.geometry.batches where target.offset(batch: other) == part {
@@ -69,6 +80,14 @@ struct PairSumPass<Element: ComputeElement>: ParallelPass {
         }
       }
     }
+  }
+
+  /// Zeroes the part of the target that these blocks add to.
+  private func clear(batch: Int, head: Int, _ blocks: Range<Int>) {
+    let first = blocks.lowerBound * partition.rowsPerBlock
+    let rows = sharesRows ? 0..<1 : first..<min(blocks.upperBound * partition.rowsPerBlock, plan.geometry.seqLenQ)
+    let block = RowBlock(batch: batch, headKV: head, firstHead: head, headCount: 1, firstRow: first, count: rows.count)
+    target.clear(block, rows: rows, columns: target.column == 0 ? 1 : columns)
   }
 
   private func add(

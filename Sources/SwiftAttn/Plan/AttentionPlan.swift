@@ -42,8 +42,9 @@ struct AttentionPlan<Element: ComputeElement>: Sendable {
     case .bottomRight: causalOffset = geometry.maskedKeys - geometry.seqLenQ
     }
     let scale = arguments.scale ?? 1 / Double(max(geometry.headDim, 1)).squareRoot()
-    guard scale.isFinite, Element(scale).isFinite, Element(scale) != 0 else {
-      throw AttentionError(.invalidArgument, "scale must be finite and not zero")
+    guard scale.isFinite, Element(scale * Double.log2e).isFinite, Element(scale) != 0 else {
+      throw AttentionError(
+        .invalidArgument, "scale must be finite and not zero as \(Element.type.name), also when multiplied by log2(e)")
     }
     self.scale = Element(scale)
     let foldsIntoQuery = abs(scale) * Double.log2e <= 1

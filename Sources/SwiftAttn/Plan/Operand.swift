@@ -77,7 +77,7 @@ struct Operand<Element>: @unchecked Sendable {
   /// Offset of one key/value head.
   func offset(_ block: RowBlock) -> Int { offset(batch: block.batch) + block.headKV * head }
 
-  /// Zeroes some rows of a block's key/value head.
+  /// Zeroes some rows of a block's head.
   func clear(_ block: RowBlock, rows: Range<Int>, columns: Int) where Element: AttentionElement {
     for row in rows {
       let start = base + (offset(block) + row * self.row)

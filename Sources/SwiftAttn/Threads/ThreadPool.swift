@@ -21,11 +21,6 @@ enum ThreadPool {
     return min(limit, 1 + Int(cycles / sharingCycles))
   }
 
-  /// The same for so many items of work, no more threads than items.
-  static func participants(cycles: Double, items: Int) -> Int {
-    participants(cycles: cycles, upTo: min(ThreadCount.current, max(items, 1)))
-  }
-
   /// Runs `body(context, participant)` on the calling thread as participant 0 and on up to `participants - 1` workers as
   /// 1, 2, ..., each number once; returns when all that started have returned.
   ///
