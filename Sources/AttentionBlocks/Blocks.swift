@@ -22,6 +22,12 @@ public struct BlockProduct<Element: AttentionElement> {
     case accumulator
     /// The same lanes for every row of C.
     case row(UnsafePointer<Element>)
+
+    /// The same for C's later lanes.
+    @inlinable @inline(__always)
+    public func lanes(from lane: Int) -> Self {
+      if case .row(let row) = self { .row(row + lane) } else { self }
+    }
   }
 
   public init(
@@ -49,7 +55,7 @@ extension BlockProduct {
     var part = self
     part.b += lane
     part.c += lane
-    if case .row(let row) = start { part.start = .row(row + lane) }
+    part.start = start.lanes(from: lane)
     return part
   }
 

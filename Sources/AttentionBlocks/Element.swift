@@ -17,6 +17,16 @@ extension Double: AttentionElement {
   @inlinable public static var lanes: Int { 8 }
 }
 
+extension AttentionElement {
+  /// How many vectors so many elements fill, the last perhaps in part.
+  @inlinable @inline(__always)
+  public static func vectors(_ count: Int) -> Int { (count &+ lanes &- 1) / lanes }
+
+  /// So many elements rounded up to whole vectors.
+  @inlinable @inline(__always)
+  public static func padded(_ count: Int) -> Int { vectors(count) &* lanes }
+}
+
 /// The sizes of the blocks that the problem is cut into. They decide in which order sums are taken, so they are the same
 /// on every instruction set: results then agree to the bit.
 public enum BlockSize {

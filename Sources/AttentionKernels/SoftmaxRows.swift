@@ -5,7 +5,7 @@ import AttentionBlocks
 /// chains are scalar here, 64 keys in 32 additions one after the other, which the next row's exponentials overlap with.
 @inline(never)
 func softmaxRows<V: LaneVector>(_ rows: RowScores<V.Scalar>, _ state: SoftmaxState<V.Scalar>, _: V.Type) {
-  let vectors = (rows.keys &+ V.lanes &- 1) / V.lanes
+  let vectors = V.Scalar.vectors(rows.keys)
   for row in 0..<rows.rows {
     let scores = rows.scores.base + row &* rows.scores.stride
     hideKeys(rows, row, scores, lanes: vectors &* V.lanes)

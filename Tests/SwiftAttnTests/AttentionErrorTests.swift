@@ -148,10 +148,22 @@ import Testing
     }
   }
 
+  @Test("a tensor of too many dimensions says so")
+  func tooManyDimensions() {
+    do throws(AttentionError) {
+      _ = try Tensor<Float>([1], shape: [Int](repeating: 1, count: 9))
+      Issue.record("9 dimensions were accepted")
+    } catch {
+      #expect(error.description == "a tensor has at most 8 dimensions, not 9")
+    }
+  }
+
   @Test("a message longer than its room is cut, not written past it")
   func longMessage() {
     var message: Message = "\(String(repeating: "x", count: 500))"
     #expect(message.count == Message.capacity)
+    message = "\("caf\u{e9}\n")"
+    #expect(message.withBytes { String(decoding: $0, as: UTF8.self) } == "caf???")
     message = "\(Int.min) and \(Int.max)"
     #expect(message.withBytes { String(decoding: $0, as: UTF8.self) } == "-9223372036854775808 and 9223372036854775807")
   }

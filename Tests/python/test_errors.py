@@ -271,10 +271,18 @@ def test_thread_counts_out_of_range_are_rejected(count: Any, exception: type[Exc
     assert swiftattn.get_num_threads() == before
 
 
-@pytest.mark.parametrize(("name", "exception"), [("mmx", ValueError), ("", ValueError), (2, TypeError)])
-def test_unknown_instruction_sets_are_rejected(name: Any, exception: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    ("name", "exception", "message"),
+    [
+        ("mmx", ValueError, "the instruction set is 'mmx', but must be one of .*baseline"),
+        ("", ValueError, "the instruction set is ''"),
+        ("a\n" + "\N{LATIN SMALL LETTER E WITH ACUTE}" * 200, ValueError, r"the instruction set is 'a\?\?\?"),
+        (2, TypeError, "name must be a str or None, not int"),
+    ],
+)
+def test_unknown_instruction_sets_are_rejected(name: Any, exception: type[Exception], message: str) -> None:
     before = swiftattn.get_isa()
-    with raises(exception, "mmx" if name == "mmx" else ""):
+    with raises(exception, message):
         swiftattn.set_isa(name)
     assert swiftattn.get_isa() == before
 

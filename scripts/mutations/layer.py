@@ -83,8 +83,8 @@ LAYER = (
         "packed-tiles-overrun",
         "transposing the last tile of a panel writes into the next, or past the end",
         PACKED_MATRIX,
-        "{ wholeVectors(rows) * wholeVectors(columns) }",
-        "{ rows * wholeVectors(columns) }",
+        "{ Element.padded(rows) * Element.padded(columns) }",
+        "{ rows * Element.padded(columns) }",
     ),
     Mutation(
         "packed-joined-in-a-panel",

@@ -84,12 +84,14 @@ public struct Message: Sendable, ExpressibleByStringInterpolation {
       message.append(shape.rank == 1 ? ",)" : ")")
     }
 
-    /// UTF-8 of unknown origin, such as an environment variable.
+    /// Bytes of unknown origin, such as an environment variable; "?" for what is not printable ASCII, so that the message
+    /// stays one line of UTF-8 wherever it is cut off.
     @inline(never)
     public mutating func appendInterpolation(cString: UnsafePointer<CChar>) {
       var byte = cString
       while byte.pointee != 0 {
-        message.append(UInt8(bitPattern: byte.pointee))
+        let isPrintable = UInt8(ascii: " ")...UInt8(ascii: "~") ~= UInt8(bitPattern: byte.pointee)
+        message.append(isPrintable ? UInt8(bitPattern: byte.pointee) : UInt8(ascii: "?"))
         byte += 1
       }
     }

@@ -37,7 +37,8 @@ public enum AttentionOperator {
     var pass = ForwardPass(
       plan: plan, out: Operand(out, alignedTo: full, as: Element.self),
       lse: Operand(optional: lse?.withTrailingAxis, alignedTo: full),
-      kernels: Element.kernels(call.instructionSet), partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
+      kernels: Element.kernels(call.instructionSet),
+      partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
     let items = pass.partition.forwardCount
     let participants = call.participants(geometry, vectors: plan.vectorsOfWork, items: items, Element.self)
     try pass.run(items: items, call.interruptCheck, participants: participants)

@@ -3,9 +3,12 @@ public struct Tensor<Element: Sendable>: Sendable {
   public let shape: [Int]
   public var elements: [Element]
 
-  /// - Throws: `invalidShape` unless `elements` has exactly as many elements as `shape` says.
+  /// - Throws: `invalidShape` unless `elements` has exactly as many elements as `shape` says, in at most 8 dimensions.
   public init(_ elements: [Element], shape: [Int]) throws(AttentionError) {
-    guard let count = Self.count(of: shape), shape.count <= Shape.maxRank, count == elements.count else {
+    guard shape.count <= Shape.maxRank else {
+      throw AttentionError(.invalidShape, "a tensor has at most \(Shape.maxRank) dimensions, not \(shape.count)")
+    }
+    guard let count = Self.count(of: shape), count == elements.count else {
       throw AttentionError(
         .invalidShape, "a tensor of shape \(Shape(shape)) cannot be made of \(elements.count) elements")
     }

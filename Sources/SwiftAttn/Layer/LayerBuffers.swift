@@ -83,7 +83,7 @@ struct LayerBufferSizes<Element: ComputeElement> {
 
   /// `width` in whole cache lines, an odd number of them.
   private static func row(_ width: Int) -> Int {
-    let lines = (width + Element.lanes - 1) / Element.lanes
+    let lines = Element.vectors(width)
     return (lines | 1) * Element.lanes
   }
 

@@ -46,7 +46,8 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
     operands.leadingKeys = shape.leadingKeys
     attention = try AttentionPlan(operands)
     mayHideTokens =
-      shape.seqLenQ == 0 || shape.seqLenK == 0 || arguments.mask != nil || arguments.bias != nil || arguments.keyLengths != nil
+      shape.seqLenQ == 0 || shape.seqLenK == 0 || arguments.mask != nil || arguments.bias != nil
+      || arguments.keyLengths != nil
       || (arguments.causal != .none && shape.seqLenQ != shape.givenKeys)
   }
 

@@ -29,7 +29,7 @@ struct MatrixBlocking: Equatable, Sendable {
     let longest = packsA ? Self.longestCopied : Self.longestDirect
     // Blocks of equal length.
     let blocks = isStaged && product.depth <= Self.longestStaged ? 1 : (product.depth + longest - 1) / longest
-    let vectors = (product.depth + Element.lanes - 1) / Element.lanes
+    let vectors = Element.vectors(product.depth)
     depth = max((vectors + blocks - 1) / max(blocks, 1), 1) * Element.lanes
     rows = packsA ? 96 : 48
     let strip = (packsA ? Self.copiedStrip : Self.directStrip) / MemoryLayout<Element>.stride

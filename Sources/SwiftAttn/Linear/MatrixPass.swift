@@ -68,7 +68,7 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
 
   /// Lanes past the last column hold numbers that nobody reads; stale ones might be slow denormals.
   private func clearTail(_ row: UnsafeMutablePointer<Element>, from column: Int) {
-    let end = (column + Element.lanes - 1) / Element.lanes * Element.lanes
+    let end = Element.padded(column)
     for lane in column..<end { row[lane] = 0 }
   }
 
@@ -103,7 +103,7 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
   /// A copy of a block of A, along whichever of its dimensions is contiguous.
   private func packed(_ a: StridedMatrix<Element>, _ state: MatrixWorkspace<Element>) -> StridedMatrix<Element> {
     guard a.columnStride == 1 || a.rowStride != 1 else { return packed(a.transposed, state).transposed }
-    let stride = (a.columns + Element.lanes - 1) / Element.lanes * Element.lanes
+    let stride = Element.padded(a.columns)
     copying(state).copyRows(of: a, to: LaneMatrix(base: state.packedA, stride: stride))
     return StridedMatrix(base: state.packedA, rows: a.rows, columns: a.columns, rowStride: stride)
   }
@@ -194,7 +194,7 @@ struct MatrixWorkspace<Element: ComputeElement> {
 
     init(_ pass: MatrixPass<Element>) {
       let (columns, blocking) = (pass.partition.columnsPerStrip, pass.blocking)
-      lanes = (columns + Element.lanes - 1) / Element.lanes * Element.lanes
+      lanes = Element.padded(columns)
       depth = pass.product.packedB == nil ? blocking.depth : 0
       offsets = max(lanes, blocking.rows, blocking.depth, MatrixWorkspace.stagedRows)
       elementsOfA = blocking.packsA ? (blocking.rows + Element.lanes) * (blocking.depth + Element.lanes) : 0
@@ -232,12 +232,5 @@ struct MatrixWorkspace<Element: ComputeElement> {
   func panel(_ panel: StripPanels<Element>.Panel) -> LaneMatrix<Element> {
     LaneMatrix(
       base: packedB + panel.firstVector * Element.lanes * depth, stride: panel.vectors * Element.lanes)
-  }
-}
-
-extension BlockProduct.Start {
-  /// The same for C's later lanes.
-  fileprivate func lanes(from lane: Int) -> Self {
-    if case .row(let row) = self { .row(row + lane) } else { self }
   }
 }

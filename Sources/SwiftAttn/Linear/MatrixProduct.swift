@@ -103,7 +103,7 @@ package struct MatrixProduct<Element: ComputeElement>: Sendable {
   /// transposed one 3/8 (six cycles for a vector of 16), or, on the way of the first rows, as much as 3.5 rows (about 3 where B
   /// is near; with 1.5, layers of 64 to 128 tokens lost 2 to 8 %).
   private func estimatedCycles(_ kernels: ProductKernels<Element>) -> Double {
-    let vectors = Double((columns + Element.lanes - 1) / Element.lanes)
+    let vectors = Double(Element.vectors(columns))
     let written = Double(rows) * Double(columns) * (c.columnStride == 1 ? 0 : 0.375)
     if packedB != nil { return Double(rows) * Double(depth) * vectors / 2 + written }
     if transposing(kernels) != nil { return (Double(rows) + 3.5) * Double(depth) * vectors / 2 + written }

@@ -19,9 +19,7 @@ package struct PackedMatrix<Element: ComputeElement>: @unchecked Sendable {
     self.columns = columns
   }
 
-  package static func elements(rows: Int, columns: Int) -> Int { wholeVectors(rows) * wholeVectors(columns) }
-
-  private static func wholeVectors(_ count: Int) -> Int { (count + Element.lanes - 1) / Element.lanes * Element.lanes }
+  package static func elements(rows: Int, columns: Int) -> Int { Element.padded(rows) * Element.padded(columns) }
 
   /// This and the columns of `other` as one, nil unless that is what packing both at once gives.
   func beside(_ other: Self) -> Self? {
@@ -34,7 +32,7 @@ package struct PackedMatrix<Element: ComputeElement>: @unchecked Sendable {
   /// The panel of a strip of columns that begins with `column`, from B's row `row` on.
   func panel(_ panel: StripPanels<Element>.Panel, column: Int, row: Int) -> LaneMatrix<Element> {
     let stride = panel.vectors * Element.lanes
-    let first = (column + panel.firstVector * Element.lanes) * Self.wholeVectors(rows)
+    let first = (column + panel.firstVector * Element.lanes) * Element.padded(rows)
     return LaneMatrix(base: UnsafeMutablePointer(mutating: base + (first + row * stride)), stride: stride)
   }
 

@@ -16,7 +16,7 @@ struct StripPanels<Element: ComputeElement>: Sequence, IteratorProtocol {
   private var position = 0
 
   init(columns: Int, isPacked: Bool) {
-    total = (columns + Element.lanes - 1) / Element.lanes
+    total = Element.vectors(columns)
     self.isPacked = isPacked
   }
 

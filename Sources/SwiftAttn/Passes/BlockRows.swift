@@ -33,7 +33,7 @@ struct BlockRows<Element: ComputeElement> {
   }
 
   var count: Int { block.count }
-  var vectors: Int { (count + Element.lanes - 1) / Element.lanes }
+  var vectors: Int { Element.vectors(count) }
 
   mutating func load(_ block: RowBlock, _ plan: AttentionPlan<Element>) {
     self.block = block
@@ -96,7 +96,7 @@ struct Panel {
     let lanes = BlockSize.vectorsPerPanel * Element.lanes
     lane = index * lanes
     self.rows = max(0, min(lanes, rows.count - lane))
-    vectors = (self.rows + Element.lanes - 1) / Element.lanes
+    vectors = Element.vectors(self.rows)
     for row in lane..<lane + self.rows {
       leastFirst = min(leastFirst, rows.firstKey[row])
       mostFirst = max(mostFirst, rows.firstKey[row])

@@ -79,7 +79,7 @@ extension ForwardPass {
     let (key, lanes) = (head.key, Element.lanes)
     let panel = BlockProduct(
       a: UnsafePointer(few.queries.base), rowStride: few.queries.stride, depthStride: 1, rows: scores.rows,
-      depth: key.columns, vectors: (scores.keys + lanes - 1) / lanes, b: few.keys.base, bStride: few.keys.stride,
+      depth: key.columns, vectors: Element.vectors(scores.keys), b: few.keys.base, bStride: few.keys.stride,
       c: few.scores.base, cStride: few.scores.stride, start: .zero)
     var transposed = 0
     if let multiplyTransposed = kernels.products.multiplyTransposed, key.columns % lanes == 0 {

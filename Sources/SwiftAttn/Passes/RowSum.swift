@@ -58,7 +58,7 @@ struct RowSum<Element: ComputeElement> {
   ) -> BlockProduct<Element> {
     BlockProduct(
       a: weights.row(key) + seeing.lowerBound, rowStride: weights.stride, depthStride: 1, rows: count,
-      depth: seeing.count, vectors: (dim + Element.lanes - 1) / Element.lanes, b: rows.row(seeing.lowerBound),
+      depth: seeing.count, vectors: Element.vectors(dim), b: rows.row(seeing.lowerBound),
       bStride: rows.stride, c: destination, cStride: stride, start: .accumulator)
   }
 

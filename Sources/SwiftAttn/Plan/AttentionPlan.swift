@@ -129,9 +129,8 @@ struct Geometry: Sendable {
   }
 
   /// Rows of a workspace matrix that holds head dims, in whole tiles.
-  func paddedHeadDim<Element: AttentionElement>(_: Element.Type) -> Int { Self.padded(headDim, Element.lanes) }
-  func paddedValueDim<Element: AttentionElement>(_: Element.Type) -> Int { Self.padded(valueDim, Element.lanes) }
-  private static func padded(_ dim: Int, _ lanes: Int) -> Int { (dim + lanes - 1) / lanes * lanes }
+  func paddedHeadDim<Element: AttentionElement>(_: Element.Type) -> Int { Element.padded(headDim) }
+  func paddedValueDim<Element: AttentionElement>(_: Element.Type) -> Int { Element.padded(valueDim) }
 
   private func checkAgreement(key: Shape, value: Shape) throws(AttentionError) {
     guard key.last(1) == headDim else {
