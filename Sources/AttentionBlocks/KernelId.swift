@@ -6,6 +6,8 @@ public enum KernelId {
     case gather, scatter, pack, rotate
     case scale, addBias, addBiasGradient, softmax, softmaxRows, softmaxGradient, dotColumns
     case hideByMask, hideByBias, hasNonFinite
+    /// Not every tier has it.
+    case multiplyTransposed
 
     public var name: StaticString {
       switch self {
@@ -26,6 +28,7 @@ public enum KernelId {
       case .hideByMask: "hide_by_mask"
       case .hideByBias: "hide_by_bias"
       case .hasNonFinite: "has_non_finite"
+      case .multiplyTransposed: "multiply_transposed"
       }
     }
   }

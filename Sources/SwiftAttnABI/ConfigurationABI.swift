@@ -52,14 +52,16 @@ private func text(_ string: StaticString) -> UnsafePointer<CChar> {
 
 @c @implementation
 public func swiftattn_kernel_id(_ index: Int32) -> UnsafePointer<CChar>! {
-  guard 0..<KernelNames.count ~= Int(index), let set = try? Dispatch.current(), kernelIdsAreWritten else { return nil }
+  guard let set = try? Dispatch.current(), 0..<KernelNames.count(set) ~= Int(index), kernelIdsAreWritten else {
+    return nil
+  }
   return UnsafePointer(sa_kernel_id_text(set.rawValue, index))
 }
 
 /// Writes every id as C text to its place, once.
 private let kernelIdsAreWritten: Bool = {
   for set in InstructionSet.allCases {
-    for index in 0..<KernelNames.count {
+    for index in 0..<KernelNames.count(set) {
       guard let text = sa_kernel_id_text(set.rawValue, Int32(index)) else { return false }
       KernelNames.id(index, set).copy(to: text, capacity: Int(sa_kernel_id_capacity))
     }

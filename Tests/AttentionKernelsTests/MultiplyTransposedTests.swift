@@ -22,6 +22,12 @@ import Testing
   func presence() {
     for tier in tiers {
       #expect((Float.kernels(tier).products.multiplyTransposed != nil) == Self.capable.contains(tier))
+      let names = (0..<KernelNames.count(tier)).map {
+        KernelNames.id($0, tier).withBytes { String(decoding: $0, as: UTF8.self) }
+      }
+      #expect(names.contains("f32.multiply_transposed.8x1x16.\(tier.name)") == Self.capable.contains(tier))
+      #expect(names.contains("f64.has_non_finite.1x1x8.\(tier.name)"))
+      #expect(Set(names).count == names.count)
     }
   }
 

@@ -15,8 +15,9 @@ struct MatrixBlocking: Equatable, Sendable {
   /// the fewer times C is read and written.
   private static let longestDirect = 512
   private static let longestCopied = 384
-  /// The same where C is staged: one block if it can be, so that B need not be packed again for other rows.
-  private static let longestStaged = 2048
+  /// The same where C is staged: one block if it can be, so that B need not be packed again for other rows. In bytes, as a
+  /// workspace of more than 2 MB is not kept.
+  private static let longestStaged = 8 << 10
   /// Bytes of a packed strip. A strip that reads A in place leaves it half of the second level of caches; one that copies A
   /// is wide, to copy it seldom. Tried from 300 to 1000 KB with `swiftattn-benchmark product`.
   private static let directStrip = 400 << 10
@@ -28,7 +29,7 @@ struct MatrixBlocking: Equatable, Sendable {
     let isStaged = product.c.columnStride != 1
     let longest = packsA ? Self.longestCopied : Self.longestDirect
     // Blocks of equal length.
-    let blocks = isStaged && product.depth <= Self.longestStaged ? 1 : (product.depth + longest - 1) / longest
+    let blocks = isStaged && product.depth * MemoryLayout<Element>.stride <= Self.longestStaged ? 1 : (product.depth + longest - 1) / longest
     let vectors = Element.vectors(product.depth)
     depth = max((vectors + blocks - 1) / max(blocks, 1), 1) * Element.lanes
     rows = packsA ? 96 : 48
