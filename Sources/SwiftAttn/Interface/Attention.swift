@@ -47,6 +47,8 @@ public struct Attention<Element: ComputeElement>: Sendable {
     public let bias: Tensor<Element>?
   }
 
+  /// The output alone, (B..., Hq, Sq, Dv): query (B..., Hq, Sq, D), key (B..., Hkv, Sk, D), value (B..., Hkv, Sk, Dv).
+  /// - Throws: `AttentionError` naming the argument when shapes do not fit; `outOfMemory`.
   public func callAsFunction(
     query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>
   ) throws(AttentionError) -> Tensor<Element> {
@@ -72,6 +74,7 @@ public struct Attention<Element: ComputeElement>: Sendable {
   }
 
   /// The gradients of sum(outGradient * out), given what `forward` returned for the same operands.
+  /// - Throws: `AttentionError` naming the argument when shapes do not fit; `outOfMemory`.
   public func backward(
     _ outGradient: Tensor<Element>, query: Tensor<Element>, key: Tensor<Element>, value: Tensor<Element>,
     output: Output

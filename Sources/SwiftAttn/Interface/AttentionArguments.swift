@@ -24,7 +24,9 @@ public struct InterruptCheck {
 /// The operands and options that forward and backward share, as views. Nothing has been judged yet: `AttentionPlan` does.
 ///
 /// Shapes: query (B..., Hq, Sq, D), key (B..., Hkv, Sk, D), value (B..., Hkv, Sk, Dv), ranks 2 (S, D), 3 (H, S, D) or more;
-/// mask and bias broadcast to (B..., Hq, Sq, Sk); lengths (B...). Not copyable, because it is large.
+/// mask and bias broadcast to (B..., Hq, Sq, Sk); lengths (B...). Inputs may overlap each other, outputs neither each other
+/// nor an input. A row that may attend to nothing, as any row when Sk is 0, has output 0, lse -inf and zero gradients. Sums
+/// are accumulated in the operands' type. Calls may run on any threads at once. Not copyable, because it is large.
 public struct AttentionArguments: ~Copyable {
   public var query: TensorView
   public var key: TensorView

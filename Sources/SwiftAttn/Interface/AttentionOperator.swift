@@ -3,6 +3,8 @@ import AttentionBlocks
 /// The operator on views: judge, plan, partition, run. Everything above it (C ABI, arrays) only translates.
 public enum AttentionOperator {
   /// Computes out, and lse unless nil; `AttentionArguments` has the shapes. Nothing is written before all is judged.
+  /// - Throws: `AttentionError` naming the argument when shapes, types or memory do not fit; `outOfMemory`, `interrupted`,
+  ///   after which out is unspecified.
   public static func forward(
     _ arguments: borrowing AttentionArguments, out: TensorView, lse: TensorView?
   ) throws(AttentionError) {
@@ -45,6 +47,7 @@ public enum AttentionOperator {
   }
 
   /// Computes the gradients that are not nil. Nothing is written before all is judged.
+  /// - Throws: as forward; after `outOfMemory` and `interrupted` the gradients are unspecified.
   public static func backward(
     _ arguments: borrowing AttentionArguments, _ results: AttentionResults, into gradients: AttentionGradients
   ) throws(AttentionError) {

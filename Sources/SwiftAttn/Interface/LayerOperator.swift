@@ -35,6 +35,7 @@ public enum LayerOperator {
   }
 
   /// How many bytes forward saves for backward: O(B * (Sq + Sk)), never Sq * Sk.
+  /// - Throws: `AttentionError` naming the argument when shapes or types do not fit.
   public static func savedBytes(_ arguments: borrowing LayerArguments) throws(AttentionError) -> Int {
     let shape = try LayerShape(arguments)
     return shape.type == .float64 ? try bytes(shape, Double.self) : try bytes(shape, Float.self)
@@ -52,6 +53,8 @@ public enum LayerOperator {
   /// Computes out (B..., Sq, E), and unless nil the softmax, (B..., Hq, Sq, Sk') or with a rank less its average over the
   /// heads, where Sk' counts the layer's own keys too, which come last. What backward needs goes into `saved`, at least
   /// `savedBytes` bytes, unless that is nil. Nothing is written before all is judged.
+  /// - Throws: `AttentionError` naming the argument when shapes, types or memory do not fit; `outOfMemory`, `interrupted`,
+  ///   after which out is unspecified.
   public static func forward(
     _ arguments: borrowing LayerArguments, out: TensorView, weights: TensorView?, saved: UnsafeMutableRawBufferPointer?
   ) throws(AttentionError) {
@@ -149,6 +152,7 @@ public enum LayerOperator {
 
   /// Computes the gradients of sum(outGradient * out) that are not nil, given what forward saved for the same arguments;
   /// those of parameters are added to what is there. Nothing is written before all is judged.
+  /// - Throws: as forward; after `outOfMemory` and `interrupted` the gradients are unspecified.
   public static func backward(
     _ arguments: borrowing LayerArguments, saved: UnsafeRawBufferPointer, outGradient: TensorView,
     into gradients: LayerGradients

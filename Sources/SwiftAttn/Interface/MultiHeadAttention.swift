@@ -39,6 +39,7 @@ public struct MultiHeadAttention<Element: ComputeElement>: Sendable {
   /// A layer of random weights, distributed as PyTorch's: uniform within sqrt(6 / (inputs + outputs)) for q, k and v, taken
   /// together, and within 1 / sqrt(inputs) for the output; biases are zero. Equal seeds give equal layers.
   ///
+  /// - Parameter numKVHeads: how many heads keys and values have, a divisor of numHeads; nil: as many.
   /// - Parameter headDim: nil is embedDim / numHeads, which must then be whole.
   /// - Throws: `invalidArgument` when the numbers do not fit each other.
   public init(
@@ -162,7 +163,8 @@ public struct MultiHeadAttention<Element: ComputeElement>: Sendable {
   }
 
   /// The softmax that the output of these inputs is made of, (B..., Hq, Sq, Sk'), or its average over the heads
-  /// (B..., Sq, Sk'); the layer's own keys come last.
+  /// (B..., Sq, Sk'); the layer's own keys come last. Of a query that sees no key they are 0.
+  /// - Throws: as the call.
   public func weights(_ inputs: Inputs, average: Bool = true) throws(AttentionError) -> Tensor<Element> {
     try withArguments(inputs) { (arguments: borrowing LayerArguments) throws(AttentionError) in
       let shape = try LayerShape(arguments)
@@ -178,6 +180,7 @@ public struct MultiHeadAttention<Element: ComputeElement>: Sendable {
   }
 
   /// The output, and what `backward` needs.
+  /// - Throws: as the call.
   public func forward(_ inputs: Inputs) throws(AttentionError) -> Forward {
     try withArguments(inputs) { (arguments: borrowing LayerArguments) throws(AttentionError) in
       let saved = try LayerMemory(bytes: try LayerOperator.savedBytes(arguments), for: "what backward needs")
@@ -190,6 +193,7 @@ public struct MultiHeadAttention<Element: ComputeElement>: Sendable {
   }
 
   /// The gradients of sum(outGradient * forward.out) by all inputs and all parameters, of the layer as it was in forward.
+  /// - Throws: `AttentionError` when outGradient does not have out's shape; `outOfMemory`.
   public func backward(_ outGradient: Tensor<Element>, of forward: Forward) throws(AttentionError) -> Gradients {
     let (layer, inputs) = (forward.layer, forward.inputs)
     var targets: [Tensor<Element>?] = []

@@ -94,20 +94,7 @@ struct LayerShape {
     try TensorJudge.rank(value, "value", query.rank)
     try TensorJudge.elements(key, "key", type: type)
     try TensorJudge.elements(value, "value", type: type)
-    for axis in 0..<query.rank - 2 {
-      guard key.shape[axis] == query.shape[axis] else {
-        throw AttentionError(
-          .invalidShape, "key has batch dimensions unlike query's: shapes \(key.shape) and \(query.shape)")
-      }
-      guard value.shape[axis] == query.shape[axis] else {
-        throw AttentionError(
-          .invalidShape, "value has batch dimensions unlike query's: shapes \(value.shape) and \(query.shape)")
-      }
-    }
-    guard value.shape.last(2) == key.shape.last(2) else {
-      throw AttentionError(
-        .invalidShape, "value has length \(value.shape.last(2)) but key has \(key.shape.last(2))")
-    }
+    try TensorJudge.sequences(query: query.shape, key: key.shape, value: value.shape, batchRank: query.rank - 2)
   }
 
   private func judge(_ rope: Rope) throws(AttentionError) {

@@ -29,7 +29,9 @@ struct MatrixBlocking: Equatable, Sendable {
     let isStaged = product.c.columnStride != 1
     let longest = packsA ? Self.longestCopied : Self.longestDirect
     // Blocks of equal length.
-    let blocks = isStaged && product.depth * MemoryLayout<Element>.stride <= Self.longestStaged ? 1 : (product.depth + longest - 1) / longest
+    let blocks =
+      isStaged && product.depth * MemoryLayout<Element>.stride <= Self.longestStaged
+      ? 1 : (product.depth + longest - 1) / longest
     let vectors = Element.vectors(product.depth)
     depth = max((vectors + blocks - 1) / max(blocks, 1), 1) * Element.lanes
     rows = packsA ? 96 : 48

@@ -137,9 +137,7 @@ struct Geometry: Sendable {
       throw AttentionError(.invalidShape, "key has head_dim \(key.last(1)) but query has \(headDim)")
     }
     guard headDim > 0 else { throw AttentionError(.invalidShape, "query has head_dim 0; it must be at least 1") }
-    guard value.last(2) == seqLenK else {
-      throw AttentionError(.invalidShape, "value has length \(value.last(2)) but key has \(seqLenK)")
-    }
+    try TensorJudge.sequences(query: queryShape, key: key, value: value, batchRank: max(queryShape.rank - 3, 0))
     if queryShape.rank > 2 {
       guard value.last(3) == headsKV else {
         throw AttentionError(.invalidShape, "value has \(value.last(3)) heads but key has \(headsKV)")
@@ -147,16 +145,6 @@ struct Geometry: Sendable {
       guard headsQ == headsKV || (headsKV > 0 && headsQ % headsKV == 0) else {
         throw AttentionError(
           .invalidShape, "query has \(headsQ) heads, which key's \(headsKV) heads do not divide")
-      }
-    }
-    for axis in 0..<max(queryShape.rank - 3, 0) {
-      guard key[axis] == queryShape[axis] else {
-        throw AttentionError(
-          .invalidShape, "key has batch dimensions unlike query's: shapes \(key) and \(queryShape)")
-      }
-      guard value[axis] == queryShape[axis] else {
-        throw AttentionError(
-          .invalidShape, "value has batch dimensions unlike query's: shapes \(value) and \(queryShape)")
       }
     }
   }

@@ -61,6 +61,24 @@ enum TensorJudge {
     try elements(view, name, type: type)
   }
 
+  /// Values are as many as keys, in the batches of the queries.
+  @inline(never)
+  static func sequences(query: Shape, key: Shape, value: Shape, batchRank: Int) throws(AttentionError) {
+    for axis in 0..<batchRank {
+      guard key[axis] == query[axis] else {
+        throw AttentionError(
+          .invalidShape, "key has batch dimensions unlike query's: shapes \(key) and \(query)")
+      }
+      guard value[axis] == query[axis] else {
+        throw AttentionError(
+          .invalidShape, "value has batch dimensions unlike query's: shapes \(value) and \(query)")
+      }
+    }
+    guard value.last(2) == key.last(2) else {
+      throw AttentionError(.invalidShape, "value has length \(value.last(2)) but key has \(key.last(2))")
+    }
+  }
+
   @inline(never)
   static func broadcast(
     _ view: TensorView, _ name: StaticString, to shape: Shape, type: ElementType
