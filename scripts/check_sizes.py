@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks that no file and no function stands out: at most 400 lines a file and 60 lines a function."""
+"""Checks that nothing stands out: at most 400 lines a file, 60 lines a function and 120 columns a line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-FILE_LINES, FUNCTION_LINES = 400, 60
+FILE_LINES, FUNCTION_LINES, LINE_COLUMNS = 400, 60, 120
 # The first line of a function; formatted code closes it with a brace under that line's first character.
 SWIFT_FUNCTION = re.compile(r"^( *)(?:[\w@()]+ )*(?:func|init)\b[^{}]*")
 C_FUNCTION = re.compile(r"^()\w[^;={}]*\([^;{}]*")
@@ -49,6 +49,9 @@ def problems(file: Path) -> Iterator[str]:
     lines = text.splitlines()
     if len(lines) > FILE_LINES:
         yield f"{file}: {len(lines)} lines, more than {FILE_LINES}"
+    for number, line in enumerate(lines, start=1):
+        if len(line) > LINE_COLUMNS:
+            yield f"{file}:{number}: a line of {len(line)} columns, more than {LINE_COLUMNS}"
     if file.suffix == ".py":
         functions = python_functions(text)
     else:

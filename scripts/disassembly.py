@@ -26,7 +26,8 @@ VEX = {"c4", "c5"}
 # Beyond x86-64 without a VEX prefix. tzcnt is left out: older processors run it as bsf, which compilers count on.
 LEGACY_EXTENSIONS = re.compile(
     r"popcnt|lzcnt|movbe|crc32[bwlq]?|addsubp[sd]|haddp[sd]|hsubp[sd]|lddqu|mov(d|sh|sl)dup|p?abs[bwd]|palignr|pshufb|"
-    r"ph(add|sub)(s?w|d)|pmaddubsw|pmulhrsw|psign[bwd]|p?blend(v?p[sd]|vb|w)|dpp[sd]|extractps|insertps|movntdqa|mpsadbw|"
+    r"ph(add|sub)(s?w|d)|pmaddubsw|pmulhrsw|psign[bwd]|p?blend(v?p[sd]|vb|w)|dpp[sd]|extractps|insertps|movntdqa|"
+    r"mpsadbw|"
     r"packusdw|pcmp(eqq|gtq|[ei]str[im])|p(ext|ins)r[bdq]|phminposuw|p(max|min)(sb|sd|ud|uw)|pmov[sz]x\w+|pmul(dq|ld)|"
     r"ptest|round[ps][sd]|cmpxchg16b"
 )

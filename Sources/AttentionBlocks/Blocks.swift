@@ -1,7 +1,8 @@
 /// C[i][lane] = start + sum over p of A(i, p) * B[p][lane], for `rows` rows and `vectors` vectors of lanes.
 ///
 /// Every matrix product of attention has this shape. A is read one scalar at a time with any strides, so it may be the
-/// caller's own memory; B and C have contiguous lanes. Each element is summed in order of p, whatever the register tile.
+/// caller's own memory; B and C have contiguous lanes. Each element is summed in order of p, whatever the register
+/// tile.
 public struct BlockProduct<Element: AttentionElement> {
   public var a: UnsafePointer<Element>
   public var aRowStride: Int
@@ -69,8 +70,9 @@ extension BlockProduct {
   }
 }
 
-/// Rows of the caller's memory (a block of queries, of gradients, of bias, of a mask) that lie at irregular places, because the
-/// heads of a group are packed into one block: row r starts at `base + offsets[r]`, its elements are `stride` apart.
+/// Rows of the caller's memory (a block of queries, of gradients, of bias, of a mask) that lie at irregular places,
+/// because the heads of a group are packed into one block: row r starts at `base + offsets[r]`, its elements are
+/// `stride` apart.
 public struct ScatteredRows<Element> {
   public var base: UnsafeMutablePointer<Element>
   public var offsets: UnsafePointer<Int>
@@ -194,8 +196,9 @@ public struct SoftmaxGradient<Element: AttentionElement> {
   }
 }
 
-/// Rows at one position, the heads of a token, whose first 2 * pairs numbers turn in pairs: pair t by the angle whose cosine
-/// and sine are given. It is (2t, 2t + 1) when interleaved, else (t, t + pairs). Rows are `stride` apart, their numbers 1.
+/// Rows at one position, the heads of a token, whose first 2 * pairs numbers turn in pairs: pair t by the angle whose
+/// cosine and sine are given. It is (2t, 2t + 1) when interleaved, else (t, t + pairs). Rows are `stride` apart, their
+/// numbers 1.
 public struct RotaryRows<Element: AttentionElement> {
   public var base: UnsafeMutablePointer<Element>
   public var rows: Int

@@ -27,8 +27,8 @@ extension AttentionElement {
   public static func padded(_ count: Int) -> Int { vectors(count) &* lanes }
 }
 
-/// The sizes of the blocks that the problem is cut into. They decide in which order sums are taken, so they are the same
-/// on every instruction set: results then agree to the bit.
+/// The sizes of the blocks that the problem is cut into. They decide in which order sums are taken, so they are the
+/// same on every instruction set: results then agree to the bit.
 public enum BlockSize {
   /// A panel of queries is as wide as the widest register tile: 3 vectors leave room for 8 rows in 32 registers.
   public static let vectorsPerPanel = 3

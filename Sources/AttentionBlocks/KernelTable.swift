@@ -25,9 +25,9 @@ public struct ProductKernels<Element: AttentionElement>: Sendable {
 
   /// C = start + A * B.
   public let multiply: @Sendable (Product) -> Void
-  /// C = start + A * B^T for as many rows as it returns: `b` is the first of B's rows, one for every lane, and `bStride` their
-  /// distance. Along the depth, whole vectors, both A and B are contiguous. If those are not all rows, the matrix becomes B^T.
-  /// Nil where the registers are too few for it.
+  /// C = start + A * B^T for as many rows as it returns: `b` is the first of B's rows, one for every lane, and
+  /// `bStride` their distance. Along the depth, whole vectors, both A and B are contiguous. If those are not all rows,
+  /// the matrix becomes B^T. Nil where the registers are too few for it.
   public let multiplyTransposed: MultiplyTransposed?
   /// The same, skipping the pairs that the panel's visibility hides instead of multiplying by their zero, for blocks in
   /// which a hidden operand is not finite. Rows of C are head dims, p is a key, lanes are queries.
@@ -93,7 +93,8 @@ public struct ScoreKernels<Element: AttentionElement>: Sendable {
   public let softmaxRows: @Sendable (RowScores<Element>, SoftmaxState<Element>) -> Void
   /// Scores become P; dP - delta becomes dS.
   public let softmaxGradient: @Sendable (Panel, SoftmaxGradient<Element>) -> Void
-  /// sums[lane] = sum over `rows` of a[row][lane] * b[row][lane], for whole vectors of lanes: (a, b, rows, vectors, sums).
+  /// sums[lane] = sum over `rows` of a[row][lane] * b[row][lane], for whole vectors of lanes: (a, b, rows, vectors,
+  /// sums).
   public let dotColumns:
     @Sendable (LaneMatrix<Element>, LaneMatrix<Element>, Int, Int, UnsafeMutablePointer<Element>) -> Void
 
@@ -123,8 +124,8 @@ public struct ScoreKernels<Element: AttentionElement>: Sendable {
 public struct MaskingKernels<Element: AttentionElement>: Sendable {
   public typealias Words = UnsafeMutablePointer<UInt64>
 
-  /// Each row's word keeps the bits whose mask byte is true. Bit `leading + j` is that of column j; the bits before stay as
-  /// they are. (rows, leading, words), up to 64 bits in all.
+  /// Each row's word keeps the bits whose mask byte is true. Bit `leading + j` is that of column j; the bits before
+  /// stay as they are. (rows, leading, words), up to 64 bits in all.
   public let hideByMask: @Sendable (ScatteredRows<UInt8>, Int, Words) -> Void
   /// The same for elements of the bias that are not -inf.
   public let hideByBias: @Sendable (ScatteredRows<Element>, Int, Words) -> Void

@@ -31,8 +31,8 @@ func addBias<V: LaneVector>(_ bias: ScatteredRows<V.Scalar>, _ panel: PanelScore
   }
 }
 
-/// The tile in the same place of the next block of keys sets out for the second level of caches: rows lie too far apart for
-/// the processor to see them coming, and a whole block of them at once would wait for each other.
+/// The tile in the same place of the next block of keys sets out for the second level of caches: rows lie too far apart
+/// for the processor to see them coming, and a whole block of them at once would wait for each other.
 @inline(__always)
 private func fetchNextKeys<V: LaneVector>(_ bias: ScatteredRows<V.Scalar>, row: Int, column: Int, _: V.Type) {
   for r in row..<row &+ V.lanes { sa_prefetch_early(bias.base + (bias.offsets[r] &+ column &+ BlockSize.keys)) }

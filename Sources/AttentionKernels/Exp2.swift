@@ -2,8 +2,8 @@
 ///
 /// 2^x = 2^n * 2^r with n = round(x), |r| <= 1/2. Rounding is the addition of a constant that pushes the fraction out
 /// of the significand; the same sum then holds n in its low bits, which become the exponent of 2^n. Exactly 1 at x = 0
-/// (rows whose reference did not move are rescaled by exactly 1) and exactly 0 at -inf; results below the smallest normal
-/// number are 0. NaN stays NaN.
+/// (rows whose reference did not move are rescaled by exactly 1) and exactly 0 at -inf; results below the smallest
+/// normal number are 0. NaN stays NaN.
 @inline(__always)
 func exp2<V: LaneVector>(_ x: V) -> V {
   exp2Shifted(x, shift: V(repeating: V.roundingShift), smallest: V(repeating: V.smallestExponent))
@@ -19,9 +19,9 @@ private func exp2Shifted<V: LaneVector>(_ x: V, shift: V, smallest: V) -> V {
   return V.exp2Polynomial(fraction) * V.powerOfTwo(shifted: shifted)
 }
 
-/// 2^(x - m) for many x <= m and one whole m per lane, which costs no subtraction: m goes into the rounding shift and the
-/// fraction of x is that of x - m. An m too large for the shift to stay exact is subtracted first, in its own lanes only,
-/// so that a lane's bits do not depend on its neighbours.
+/// 2^(x - m) for many x <= m and one whole m per lane, which costs no subtraction: m goes into the rounding shift and
+/// the fraction of x is that of x - m. An m too large for the shift to stay exact is subtracted first, in its own lanes
+/// only, so that a lane's bits do not depend on its neighbours.
 struct Exp2Base<V: LaneVector> {
   private let shift: V
   private let smallest: V

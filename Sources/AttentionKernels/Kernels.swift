@@ -6,6 +6,8 @@ import CSwiftAttnShims
 public enum Kernels {
   public static var isa: StaticString { Target.isa }
   public static var tile: StaticString { Target.tile }
+  /// Whether there is a kernel `multiplyTransposed`.
+  public static var transposes: Bool { Target.holdsSquareTile }
   public static func float32() -> KernelTable<Float> { table(SIMD16<Float>.self) }
   public static func float64() -> KernelTable<Double> { table(SIMD8<Double>.self) }
 }

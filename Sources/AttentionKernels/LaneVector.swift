@@ -26,8 +26,8 @@ protocol LaneVector: SendableMetatype {
   static func whereBit(_ words: UnsafePointer<UInt32>, _ bit: UInt32, _ a: Self, _ b: Self) -> Self
   /// 2^n from `roundingShift + n`, for whole n from `smallestExponent` (which gives 0) up.
   static func powerOfTwo(shifted: Self) -> Self
-  /// 1.5 * 2^(significand bits) plus the exponent's bias: adding it to a number rounds to a whole one and leaves that, as
-  /// the exponent of a power of two, in the low bits.
+  /// 1.5 * 2^(significand bits) plus the exponent's bias: adding it to a number rounds to a whole one and leaves that,
+  /// as the exponent of a power of two, in the low bits.
   static var roundingShift: Scalar { get }
   static var smallestExponent: Scalar { get }
   /// 2^r for r in [-1/2, 1/2]; exactly 1 at 0.

@@ -1,8 +1,8 @@
 import AttentionBlocks
 import CSwiftAttnShims
 
-/// The products for blocks in which some pairs are hidden and an operand of a hidden pair may be NaN or infinite:
-/// 0 * NaN would leak it, so hidden pairs are skipped one by one. Same order of summation as `multiply`. Rare, so simple.
+/// The products for blocks in which some pairs are hidden and an operand of a hidden pair may be NaN or infinite: 0 *
+/// NaN would leak it, so hidden pairs are skipped one by one. Same order of summation as `multiply`. Rare, so simple.
 
 /// C[d][query] += sum over visible keys of A(d, key) * B[key][query].
 @inline(never)

@@ -10,9 +10,10 @@ struct TileShape<let rows: Int, let vectors: Int> {}
 /// Each step of the depth loads `vectors` vectors of B and broadcasts `rows` scalars of A for rows * vectors fused
 /// products; the shapes in Target.swift are the largest that leave registers for both without spilling.
 ///
-/// A is read from where the caller has it, often as 8 rows of a weight far apart in the third level or beyond: a pattern
-/// that the processor does not foresee. So a tile fetches A for the next one as it goes, a line for every line it uses.
-/// A layer's forward gained 1 to 2.5 % of its time where the weights were far (Zen 4, caches shared with strangers).
+/// A is read from where the caller has it, often as 8 rows of a weight far apart in the third level or beyond: a
+/// pattern that the processor does not foresee. So a tile fetches A for the next one as it goes, a line for every line
+/// it uses. A layer's forward gained 1 to 2.5 % of its time where the weights were far (Zen 4, caches shared with
+/// strangers).
 @inline(never)
 func multiply<V: LaneVector>(_ product: BlockProduct<V.Scalar>, _: V.Type) {
   var column = 0

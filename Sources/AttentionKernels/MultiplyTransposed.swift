@@ -1,12 +1,12 @@
 import AttentionBlocks
 import CSwiftAttnShims
 
-/// C = start + A * B^T for as many rows of A as one register tile takes. B's rows, which are C's lanes, lie along the depth
-/// as A's do: the weights of a projection, or the keys of few queries. Returns the number of rows; if more were asked for,
-/// `packed` holds B^T, [p][lane].
+/// C = start + A * B^T for as many rows of A as one register tile takes. B's rows, which are C's lanes, lie along the
+/// depth as A's do: the weights of a projection, or the keys of few queries. Returns the number of rows; if more were
+/// asked for, `packed` holds B^T, [p][lane].
 ///
-/// Packing B first costs as much as the product of 5 rows at least; a decoding step has one row. Here square tiles of B are
-/// transposed on their way into the product of the first rows:
+/// Packing B first costs as much as the product of 5 rows at least; a decoding step has one row. Here square tiles of B
+/// are transposed on their way into the product of the first rows:
 ///
 ///     for each vector of lanes (16 rows of B):
 ///         for each square tile of the depth:
@@ -15,11 +15,12 @@ import CSwiftAttnShims
 ///             store them to `packed`, if there are more rows
 ///             add to the sums of the rows, in the order of the depth          16 products a row
 ///
-/// Bytes: B once, whole cache lines of 16 rows that are far apart, which the processor does not foresee: hence the fetching.
-/// On a Zen 4 and one thread, 4 MB of weights in the third level: 79 us for 1 row and 171 for 8 (their products alone: 18 and
-/// 142; dot products, which sum in another order: 49). From memory: 172 and 202, without fetching 235 and 409. Tried and
-/// dropped: fetching into the first level (97 and 287 us for 1 row), storing every tile there (103 for 1 row, 260 for 8), halves
-/// of two rows in a vector, which saves 16 of the 64 shuffles (82 for 1 row, 172 for 8).
+/// Bytes: B once, whole cache lines of 16 rows that are far apart, which the processor does not foresee: hence the
+/// fetching. On a Zen 4 and one thread, 4 MB of weights in the third level: 79 us for 1 row and 171 for 8 (their
+/// products alone: 18 and 142; dot products, which sum in another order: 49). From memory: 172 and 202, without
+/// fetching 235 and 409. Tried and dropped: fetching into the first level (97 and 287 us for 1 row), storing every tile
+/// there (103 for 1 row, 260 for 8), halves of two rows in a vector, which saves 16 of the 64 shuffles (82 for 1 row,
+/// 172 for 8).
 ///
 /// For targets whose registers hold a square tile besides the sums; the others pack B before.
 @inline(never)

@@ -142,9 +142,9 @@ func softmaxGradient<V: LaneVector>(
   }
 }
 
-/// Where lse is so large that its rounding alone, here and on its way through the caller's natural logarithms, could make
-/// a P of 2 and more (or of almost 0) out of 1: the exponents s - lse that may be 0, which are those above this and then
-/// have to be. Infinity in the lanes of usual rows.
+/// Where lse is so large that its rounding alone, here and on its way through the caller's natural logarithms, could
+/// make a P of 2 and more (or of almost 0) out of 1: the exponents s - lse that may be 0, which are those above this
+/// and then have to be. Infinity in the lanes of usual rows.
 @inline(__always)
 private func leastCertain<V: LaneVector>(_ logSumExp: V) -> V {
   let (infinity, magnitude) = (V(repeating: .infinity), logSumExp.magnitude)

@@ -15,8 +15,8 @@ enum Target {
     remaining % 3 == 0 || remaining == 5 ? 3 : min(remaining, 4)
   }
 
-  /// 8x3 and 6x4 hold 24 sums, 3 or 4 vectors of B and a broadcast. Narrow tiles keep 8 rows: enough independent sums to
-  /// hide the latency of FMA.
+  /// 8x3 and 6x4 hold 24 sums, 3 or 4 vectors of B and a broadcast. Narrow tiles keep 8 rows: enough independent sums
+  /// to hide the latency of FMA.
   @inline(__always)
   static func multiplyColumn<V: LaneVector>(_ product: BlockProduct<V.Scalar>, _ vectors: Int, _: V.Type) {
     switch vectors {

@@ -31,7 +31,8 @@ import Testing
     }
   }
 
-  /// Rows of A, B and C are wider than they need to be; what is between them must survive in C and in the packed matrix.
+  /// Rows of A, B and C are wider than they need to be; what is between them must survive in C and in the packed
+  /// matrix.
   private func check<T: ComputeElement>(_ tier: InstructionSet, _: T.Type, rows: Int, vectors: Int, depth: Int) throws {
     let multiplyTransposed = try #require(T.kernels(tier).products.multiplyTransposed)
     var numbers = Numbers(seed: UInt64(rows * 1000 + vectors * 100 + depth))

@@ -46,6 +46,19 @@ public enum InstructionSet: Int32, CaseIterable, Sendable {
     }
   }
 
+  /// Whether its kernels include `multiplyTransposed`, answered without making them.
+  var transposes: Bool {
+    switch self {
+    #if arch(x86_64)
+      case .avx512: AttentionKernelsAVX512.Kernels.transposes
+      case .avx2: AttentionKernelsAVX2.Kernels.transposes
+    #elseif arch(arm64)
+      case .neon: AttentionKernelsNEON.Kernels.transposes
+    #endif
+    case .baseline: AttentionKernelsBaseline.Kernels.transposes
+    }
+  }
+
   /// Whether this processor, and its operating system, can run it.
   public var isSupported: Bool { rawValue <= sa_cpu_tier() }
 

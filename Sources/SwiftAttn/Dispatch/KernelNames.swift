@@ -6,7 +6,7 @@ public enum KernelNames {
 
   /// The last operation is the one that a tier may lack.
   private static func operations(_ set: InstructionSet) -> Int {
-    KernelId.Operation.allCases.count - (Float.kernels(set).products.multiplyTransposed == nil ? 1 : 0)
+    KernelId.Operation.allCases.count - (set.transposes ? 0 : 1)
   }
 
   /// The id of kernel `index` of `set`; see `KernelId`.

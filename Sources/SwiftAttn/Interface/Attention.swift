@@ -8,8 +8,8 @@
 /// Shapes: query (B..., Hq, Sq, D), key (B..., Hkv, Sk, D), value (B..., Hkv, Sk, Dv), of one rank: 2 is (S, D), 3 is
 /// (H, S, D), more are batch dimensions. Hq is a multiple of Hkv; query head h uses key/value head h / (Hq/Hkv).
 /// `Element` is Float or Double, and sums are taken in it. A row that may attend to nothing gives 0, and lse -infinity;
-/// masked keys and values are skipped, whatever they hold. Calls may run concurrently; the result does not depend on the
-/// number of threads, to the bit.
+/// masked keys and values are skipped, whatever they hold. Calls may run concurrently; the result does not depend on
+/// the number of threads, to the bit.
 public struct Attention<Element: ComputeElement>: Sendable {
   /// Broadcastable to (B..., Hq, Sq, Sk); true means "may attend".
   public var mask: Tensor<Bool>?

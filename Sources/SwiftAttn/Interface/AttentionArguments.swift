@@ -7,8 +7,8 @@ public enum Causal: Int32, Sendable {
   case bottomRight = 2
 }
 
-/// Asked every few milliseconds of a long call, on the calling thread, whether to stop: not 0. A C function, which needs no
-/// memory of Swift's.
+/// Asked every few milliseconds of a long call, on the calling thread, whether to stop: not 0. A C function, which
+/// needs no memory of Swift's.
 public struct InterruptCheck {
   public var isInterrupted: @convention(c) (UnsafeMutableRawPointer?) -> Int32
   public var context: UnsafeMutableRawPointer?
@@ -21,12 +21,14 @@ public struct InterruptCheck {
   }
 }
 
-/// The operands and options that forward and backward share, as views. Nothing has been judged yet: `AttentionPlan` does.
+/// The operands and options that forward and backward share, as views. Nothing has been judged yet: `AttentionPlan`
+/// does.
 ///
-/// Shapes: query (B..., Hq, Sq, D), key (B..., Hkv, Sk, D), value (B..., Hkv, Sk, Dv), ranks 2 (S, D), 3 (H, S, D) or more;
-/// mask and bias broadcast to (B..., Hq, Sq, Sk); lengths (B...). Inputs may overlap each other, outputs neither each other
-/// nor an input. A row that may attend to nothing, as any row when Sk is 0, has output 0, lse -inf and zero gradients. Sums
-/// are accumulated in the operands' type. Calls may run on any threads at once. Not copyable, because it is large.
+/// Shapes: query (B..., Hq, Sq, D), key (B..., Hkv, Sk, D), value (B..., Hkv, Sk, Dv), ranks 2 (S, D), 3 (H, S, D) or
+/// more; mask and bias broadcast to (B..., Hq, Sq, Sk); lengths (B...). Inputs may overlap each other, outputs neither
+/// each other nor an input. A row that may attend to nothing, as any row when Sk is 0, has output 0, lse -inf and zero
+/// gradients. Sums are accumulated in the operands' type. Calls may run on any threads at once. Not copyable, because
+/// it is large.
 public struct AttentionArguments: ~Copyable {
   public var query: TensorView
   public var key: TensorView
@@ -43,8 +45,8 @@ public struct AttentionArguments: ~Copyable {
   public var scale: Double?
   public var causal = Causal.none
   public var interruptCheck: InterruptCheck?
-  /// So many keys at the start are seen by every query, without bias: mask, bias, causality and lengths count from the key
-  /// after them. A layer's learned and zero keys; fewer than a block's.
+  /// So many keys at the start are seen by every query, without bias: mask, bias, causality and lengths count from the
+  /// key after them. A layer's learned and zero keys; fewer than a block's.
   var leadingKeys = 0
 
   public init(query: TensorView, key: TensorView, value: TensorView) {

@@ -84,8 +84,8 @@ public struct Message: Sendable, ExpressibleByStringInterpolation {
       message.append(shape.rank == 1 ? ",)" : ")")
     }
 
-    /// Bytes of unknown origin, such as an environment variable; "?" for what is not printable ASCII, so that the message
-    /// stays one line of UTF-8 wherever it is cut off.
+    /// Bytes of unknown origin, such as an environment variable; "?" for what is not printable ASCII, so that the
+    /// message stays one line of UTF-8 wherever it is cut off.
     @inline(never)
     public mutating func appendInterpolation(cString: UnsafePointer<CChar>) {
       var byte = cString

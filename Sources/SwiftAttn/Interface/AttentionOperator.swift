@@ -3,8 +3,8 @@ import AttentionBlocks
 /// The operator on views: judge, plan, partition, run. Everything above it (C ABI, arrays) only translates.
 public enum AttentionOperator {
   /// Computes out, and lse unless nil; `AttentionArguments` has the shapes. Nothing is written before all is judged.
-  /// - Throws: `AttentionError` naming the argument when shapes, types or memory do not fit; `outOfMemory`, `interrupted`,
-  ///   after which out is unspecified.
+  /// - Throws: `AttentionError` naming the argument when shapes, types or memory do not fit; `outOfMemory`,
+  ///   `interrupted`, after which out is unspecified.
   public static func forward(
     _ arguments: borrowing AttentionArguments, out: TensorView, lse: TensorView?
   ) throws(AttentionError) {
@@ -161,8 +161,8 @@ public enum AttentionOperator {
 }
 
 extension CallSettings {
-  /// How many threads are worth it for attention. The rows of a head are padded to whole vectors, unless `vectors` says what
-  /// they cost.
+  /// How many threads are worth it for attention. The rows of a head are padded to whole vectors, unless `vectors` says
+  /// what they cost.
   func participants<Element: ComputeElement>(
     _ geometry: Geometry, vectors: Double? = nil, items: Int, _: Element.Type
   ) -> Int {

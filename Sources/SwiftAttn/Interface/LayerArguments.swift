@@ -114,8 +114,8 @@ public struct LayerArguments: ~Copyable {
   public var headsQ: Int
   public var headsKV: Int
   public var parameters: LayerParameterViews
-  /// The same weights as `LayerOperator.pack` leaves them, valid during the call: forward is quicker with them, and its results
-  /// are the same. Weights that have changed since go unnoticed. Backward does not read it.
+  /// The same weights as `LayerOperator.pack` leaves them, valid during the call: forward is quicker with them, and its
+  /// results are the same. Weights that have changed since go unnoticed. Backward does not read it.
   public var packed: UnsafeRawBufferPointer?
   /// Whether one more key and value, of zeros, is seen by every query.
   public var addsZeroToken = false

@@ -13,8 +13,8 @@ public enum LayerOperator {
       ? PackedWeights<Double>.bytes(parameters) : PackedWeights<Float>.bytes(parameters)
   }
 
-  /// Packs the weights into `packed`, at least `packedBytes` bytes at a multiple of `memoryAlignment`, for forward passes of
-  /// layers that have the same weights. Any number of calls may then read it at once.
+  /// Packs the weights into `packed`, at least `packedBytes` bytes at a multiple of `memoryAlignment`, for forward
+  /// passes of layers that have the same weights. Any number of calls may then read it at once.
   /// - Throws: as `packedBytes`, or naming `packed`, and nothing is written then; `outOfMemory`.
   public static func pack(
     _ parameters: LayerParameterViews, into packed: UnsafeMutableRawBufferPointer
@@ -50,11 +50,11 @@ public enum LayerOperator {
     return bytes
   }
 
-  /// Computes out (B..., Sq, E), and unless nil the softmax, (B..., Hq, Sq, Sk') or with a rank less its average over the
-  /// heads, where Sk' counts the layer's own keys too, which come last. What backward needs goes into `saved`, at least
-  /// `savedBytes` bytes, unless that is nil. Nothing is written before all is judged.
-  /// - Throws: `AttentionError` naming the argument when shapes, types or memory do not fit; `outOfMemory`, `interrupted`,
-  ///   after which out is unspecified.
+  /// Computes out (B..., Sq, E), and unless nil the softmax, (B..., Hq, Sq, Sk') or with a rank less its average over
+  /// the heads, where Sk' counts the layer's own keys too, which come last. What backward needs goes into `saved`, at
+  /// least `savedBytes` bytes, unless that is nil. Nothing is written before all is judged.
+  /// - Throws: `AttentionError` naming the argument when shapes, types or memory do not fit; `outOfMemory`,
+  ///   `interrupted`, after which out is unspecified.
   public static func forward(
     _ arguments: borrowing LayerArguments, out: TensorView, weights: TensorView?, saved: UnsafeMutableRawBufferPointer?
   ) throws(AttentionError) {
@@ -102,7 +102,8 @@ public enum LayerOperator {
     let count = shape.batch.rank == 0 ? 1 : shape.batch[0]
     let hasRows = shape.seqLenQ > 0 && shape.batches > 0
     if !hasRows || bytes > partBytes {
-      // Judges the whole before so much memory is asked for, and before any part is written; this memory is not touched.
+      // Judges the whole before so much memory is asked for, and before any part is written; this memory is not
+      // touched.
       _ = try LayerPlan<Element>(arguments, shape, sa_nowhere())
     }
     // Nothing is written then, though there may be more sequences without rows than can be counted to.
@@ -129,8 +130,8 @@ public enum LayerOperator {
     }
   }
 
-  /// Smaller parts are slower, as each packs the weights again: with 8 MB (8,512) lost 3.5 %, and (8,128), which it cut into
-  /// 7 and 1, 1.5 %; 12 to 40 MB were alike.
+  /// Smaller parts are slower, as each packs the weights again: with 8 MB (8,512) lost 3.5 %, and (8,128), which it cut
+  /// into 7 and 1, 1.5 %; 12 to 40 MB were alike.
   private static let partBytes = 16 << 20
 
   @inline(never)
@@ -150,8 +151,8 @@ public enum LayerOperator {
     try plan.projectOut(to: out, call)
   }
 
-  /// Computes the gradients of sum(outGradient * out) that are not nil, given what forward saved for the same arguments;
-  /// those of parameters are added to what is there. Nothing is written before all is judged.
+  /// Computes the gradients of sum(outGradient * out) that are not nil, given what forward saved for the same
+  /// arguments; those of parameters are added to what is there. Nothing is written before all is judged.
   /// - Throws: as forward; after `outOfMemory` and `interrupted` the gradients are unspecified.
   public static func backward(
     _ arguments: borrowing LayerArguments, saved: UnsafeRawBufferPointer, outGradient: TensorView,

@@ -15,8 +15,8 @@ public struct LayerTensors<Element: ComputeElement>: Sendable {
   var all: [Tensor<Element>?] { tensors }
 }
 
-/// What a layer's forward saves, or its packed weights, as long as somebody holds on to it. Unchecked because of the pointer:
-/// who makes it writes it before anybody else sees it, and afterwards it is only read.
+/// What a layer's forward saves, or its packed weights, as long as somebody holds on to it. Unchecked because of the
+/// pointer: who makes it writes it before anybody else sees it, and afterwards it is only read.
 final class LayerMemory: @unchecked Sendable {
   private let memory: Memory
   let bytes: UnsafeMutableRawBufferPointer

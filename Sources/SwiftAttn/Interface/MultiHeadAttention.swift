@@ -1,18 +1,17 @@
 import AttentionBlocks
 
-/// Multi-head attention with the projections around it, and its derivative (Vaswani et al. 2017, section 3.2.2): with W and b
-/// the rows of each head,
-/// out = concat(softmax(q k^T / sqrt(D) + bias, over the keys that the masks leave) v of each head) Wo^T + bo,
-/// where q = query Wq^T + bq, k = key Wk^T + bk and v = value Wv^T + bv.
+/// Multi-head attention with the projections around it, and its derivative (Vaswani et al. 2017, section 3.2.2): with W
+/// and b the rows of each head, out = concat(softmax(q k^T / sqrt(D) + bias, over the keys that the masks leave) v of
+/// each head) Wo^T + bo, where q = query Wq^T + bq, k = key Wk^T + bk and v = value Wv^T + bv.
 ///
 ///     let layer = try MultiHeadAttention<Float>(embedDim: 64, numHeads: 8, seed: 0)
 ///     let forward = try layer.forward(.init(query: x, causal: .topLeft))
 ///     let gradients = try layer.backward(outGradient, of: forward)
 ///
-/// Shapes: query (B..., Sq, E), key (B..., Sk, kdim), value (B..., Sk, vdim), of one rank from 2 to 7; without a key, query is
-/// key and value, and without a value, key is. A query that may attend to nothing gives bo. `Element` is Float or Double, and
-/// sums are taken in it. A value: copies share nothing that changes. Calls may run concurrently; results do not depend on
-/// the number of threads, to the bit.
+/// Shapes: query (B..., Sq, E), key (B..., Sk, kdim), value (B..., Sk, vdim), of one rank from 2 to 7; without a key,
+/// query is key and value, and without a value, key is. A query that may attend to nothing gives bo. `Element` is Float
+/// or Double, and sums are taken in it. A value: copies share nothing that changes. Calls may run concurrently; results
+/// do not depend on the number of threads, to the bit.
 public struct MultiHeadAttention<Element: ComputeElement>: Sendable {
   public let numHeads: Int
   public let numKVHeads: Int
@@ -36,8 +35,8 @@ public struct MultiHeadAttention<Element: ComputeElement>: Sendable {
     self.addsZeroToken = addsZeroToken
   }
 
-  /// A layer of random weights, distributed as PyTorch's: uniform within sqrt(6 / (inputs + outputs)) for q, k and v, taken
-  /// together, and within 1 / sqrt(inputs) for the output; biases are zero. Equal seeds give equal layers.
+  /// A layer of random weights, distributed as PyTorch's: uniform within sqrt(6 / (inputs + outputs)) for q, k and v,
+  /// taken together, and within 1 / sqrt(inputs) for the output; biases are zero. Equal seeds give equal layers.
   ///
   /// - Parameter numKVHeads: how many heads keys and values have, a divisor of numHeads; nil: as many.
   /// - Parameter headDim: nil is embedDim / numHeads, which must then be whole.
@@ -77,9 +76,10 @@ public struct MultiHeadAttention<Element: ComputeElement>: Sendable {
   /// Whether calls read the weights as `packWeights` left them.
   public var hasPackedWeights: Bool { packed != nil }
 
-  /// Copies the weights in the order in which the products read them, which every call otherwise does anew: calls are quicker
-  /// by it, the more so the fewer tokens they have, and no bit of the results changes. Takes as much memory again as the
-  /// weights, whose lengths are rounded up to whole vectors. The copy goes with any change of `parameters`.
+  /// Copies the weights in the order in which the products read them, which every call otherwise does anew: calls are
+  /// quicker by it, the more so the fewer tokens they have, and no bit of the results changes. Takes as much memory
+  /// again as the weights, whose lengths are rounded up to whole vectors. The copy goes with any change of
+  /// `parameters`.
   /// - Throws: `AttentionError` naming a weight that is missing or not a matrix; `outOfMemory`.
   public mutating func packWeights() throws(AttentionError) {
     packed = try withParameters { (views: LayerParameterViews) throws(AttentionError) in
@@ -192,7 +192,8 @@ public struct MultiHeadAttention<Element: ComputeElement>: Sendable {
     }
   }
 
-  /// The gradients of sum(outGradient * forward.out) by all inputs and all parameters, of the layer as it was in forward.
+  /// The gradients of sum(outGradient * forward.out) by all inputs and all parameters, of the layer as it was in
+  /// forward.
   /// - Throws: `AttentionError` when outGradient does not have out's shape; `outOfMemory`.
   public func backward(_ outGradient: Tensor<Element>, of forward: Forward) throws(AttentionError) -> Gradients {
     let (layer, inputs) = (forward.layer, forward.inputs)

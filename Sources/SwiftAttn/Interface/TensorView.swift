@@ -62,7 +62,8 @@ public struct Shape: Sendable {
 
 /// A view of memory that somebody else owns: the one place where the library holds the caller's pointers.
 ///
-/// Strides are in bytes and may be zero or negative for inputs. The memory must stay valid during the calls it is used in.
+/// Strides are in bytes and may be zero or negative for inputs. The memory must stay valid during the calls it is used
+/// in.
 public struct TensorView: @unchecked Sendable {
   public var data: UnsafeMutableRawPointer?
   public var type: ElementType

@@ -1,15 +1,15 @@
 import AttentionBlocks
 import CSwiftAttnShims
 
-/// What the steps of a layer hand to each other, in one piece of memory: the heads of q, k and v, what attention made of
-/// them, and lse; or the gradients of these.
+/// What the steps of a layer hand to each other, in one piece of memory: the heads of q, k and v, what attention made
+/// of them, and lse; or the gradients of these.
 ///
-/// Rows of q, k and v that come from the same tokens lie side by side, as one product writes them; a row then is a whole and
-/// odd number of cache lines. Rows a power of two apart would share a few sets of the first-level cache.
+/// Rows of q, k and v that come from the same tokens lie side by side, as one product writes them; a row then is a
+/// whole and odd number of cache lines. Rows a power of two apart would share a few sets of the first-level cache.
 ///
-/// Tried and dropped: tokens next to each other, number by number, so that nothing between the steps need be transposed.
-/// Transposing fell from 4.6 to 1.6 % of (1,128), but the multiplications that then read across rows cost more: as quick at
-/// (1,128), 8 points less of the peak at (1,512).
+/// Tried and dropped: tokens next to each other, number by number, so that nothing between the steps need be
+/// transposed. Transposing fell from 4.6 to 1.6 % of (1,128), but the multiplications that then read across rows cost
+/// more: as quick at (1,128), 8 points less of the peak at (1,512).
 struct LayerBuffers<Element: ComputeElement> {
   let query: TensorView
   let key: TensorView

@@ -1,7 +1,8 @@
 import AttentionBlocks
 import CSwiftAttnShims
 
-/// A judged layer: inputs, parameters and options fit each other, and every step knows its operands. Made once per call.
+/// A judged layer: inputs, parameters and options fit each other, and every step knows its operands. Made once per
+/// call.
 ///
 ///     L1, L2  q, k, v = the heads of X_q Wq^T + bq, X_k Wk^T + bk, X_v Wv^T + bv     `project`
 ///     L3      q and k turn by their positions                                        `RotaryPass`
@@ -23,7 +24,8 @@ struct LayerPlan<Element: ComputeElement>: Sendable {
   /// Whether a token may be seen by no query at all, or a query see no key.
   let mayHideTokens: Bool
 
-  /// `memory` has what `LayerBufferSizes` says. Forward has judged the packed weights; backward has not, and reads none.
+  /// `memory` has what `LayerBufferSizes` says. Forward has judged the packed weights; backward has not, and reads
+  /// none.
   @inline(never)
   init(
     _ arguments: borrowing LayerArguments, _ shape: LayerShape, _ memory: UnsafeMutableRawPointer

@@ -157,10 +157,13 @@ private struct ParameterJudge {
         .invalidShape, "\(parameter.name) has shape \(weight.shape) but must have \(rows) rows, the heads' width")
     }
     guard weight.shape[1] == input.shape.last(1) else {
+      let (shape, expected) = (input.shape, weight.shape)
       throw AttentionError(
         .invalidShape,
-        "\(name) has width \(input.shape.last(1)) but the layer takes \(weight.shape[1]): shapes \(input.shape) and \(parameter.name) \(weight.shape)"
-      )
+        """
+        \(name) has width \(shape.last(1)) but the layer takes \(expected[1]): \
+        shapes \(shape) and \(parameter.name) \(expected)
+        """)
     }
   }
 

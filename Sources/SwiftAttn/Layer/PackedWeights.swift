@@ -1,8 +1,8 @@
 import AttentionBlocks
 
-/// A layer's weights packed once, for calls between which they do not change: W^T of q, k, v and out as `PackedMatrix`, in one
-/// piece of memory in this order. Weights of inputs of one width thus lie as the product of all three wants them.
-/// Unchecked because of the pointer: the memory is only read, and is the caller's.
+/// A layer's weights packed once, for calls between which they do not change: W^T of q, k, v and out as `PackedMatrix`,
+/// in one piece of memory in this order. Weights of inputs of one width thus lie as the product of all three wants
+/// them. Unchecked because of the pointer: the memory is only read, and is the caller's.
 struct PackedWeights<Element: ComputeElement>: @unchecked Sendable {
   private let base: UnsafePointer<Element>
   private let offsets: Offsets
@@ -18,8 +18,8 @@ struct PackedWeights<Element: ComputeElement>: @unchecked Sendable {
     PackedMatrix(base: base + offsets[parameter], rows: weight.columns, columns: weight.rows)
   }
 
-  /// What judged weights take, at least one element. It can be counted: none has more than 2^48 elements, nor takes more than
-  /// as many square tiles.
+  /// What judged weights take, at least one element. It can be counted: none has more than 2^48 elements, nor takes
+  /// more than as many square tiles.
   static func bytes(_ parameters: LayerParameterViews) -> Int {
     max(Offsets(parameters).end, 1) * MemoryLayout<Element>.stride
   }

@@ -1,7 +1,8 @@
 import AttentionBlocks
 import CSwiftAttnShims
 
-/// Turns the rows of queries and keys by their positions, in place; both at once, because they mostly share their angles.
+/// Turns the rows of queries and keys by their positions, in place; both at once, because they mostly share their
+/// angles.
 ///
 /// A sine and a cosine cost about as much as turning 50 numbers, so each is computed once for all heads and sequences.
 struct RotaryPass<Element: ComputeElement>: ParallelPass {

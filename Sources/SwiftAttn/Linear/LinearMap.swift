@@ -11,8 +11,8 @@ struct LinearMap<Element: ComputeElement> {
   /// W^T, where it has been packed beforehand.
   let packed: PackedMatrix<Element>?
 
-  /// This and `other` as one product: they have the same input, and their weights, biases and outputs are neighbours, as the
-  /// three projections of self-attention are where PyTorch's in_proj_weight holds them.
+  /// This and `other` as one product: they have the same input, and their weights, biases and outputs are neighbours,
+  /// as the three projections of self-attention are where PyTorch's in_proj_weight holds them.
   func joined(_ other: Self) -> Self? {
     guard x.isSame(as: other.x), let weight = weight.above(other.weight), let y = y.joined(other.y) else { return nil }
     let bothPacked = packed.flatMap { first in other.packed.flatMap { first.beside($0) } }
@@ -26,9 +26,9 @@ struct LinearMap<Element: ComputeElement> {
     }
   }
 
-  /// Whether one product that packs its weights is quicker than two that need not: with many rows, or small weights. A layer
-  /// of width 100, no whole panels, gained a fifth by packed weights with 1 token and lost 2 % with 16 and 7 % with 80; one of
-  /// width 32 lost 3 to 8 % with any.
+  /// Whether one product that packs its weights is quicker than two that need not: with many rows, or small weights. A
+  /// layer of width 100, no whole panels, gained a fifth by packed weights with 1 token and lost 2 % with 16 and 7 %
+  /// with 80; one of width 32 lost 3 to 8 % with any.
   private var joiningSavesMoreThanPacking: Bool { x.count >= 16 || weight.rows * weight.columns <= 64 * 64 }
 
   @inline(never)
@@ -122,8 +122,8 @@ struct LinearGradient<Element: ComputeElement> {
     }
   }
 
-  /// body(X), or where it is not finite a copy with zeros in the rows of a zero gradient: a token that nobody sees reaches no
-  /// gradient, whatever it holds, but 0 * NaN would.
+  /// body(X), or where it is not finite a copy with zeros in the rows of a zero gradient: a token that nobody sees
+  /// reaches no gradient, whatever it holds, but 0 * NaN would.
   private func withSeenRows(
     of x: StridedMatrix<Element>, _ gradient: StridedMatrix<Element>, _ call: CallSettings,
     _ body: (StridedMatrix<Element>) throws(AttentionError) -> Void

@@ -11,15 +11,15 @@ struct MatrixBlocking: Equatable, Sendable {
   /// The most columns of a strip, whole panels.
   let widest: Int
 
-  /// The longest depths of a block, where A is read in place and where it is copied, in elements of 4 bytes or 8: the longer,
-  /// the fewer times C is read and written.
+  /// The longest depths of a block, where A is read in place and where it is copied, in elements of 4 bytes or 8: the
+  /// longer, the fewer times C is read and written.
   private static let longestDirect = 512
   private static let longestCopied = 384
-  /// The same where C is staged: one block if it can be, so that B need not be packed again for other rows. In bytes, as a
-  /// workspace of more than 2 MB is not kept.
+  /// The same where C is staged: one block if it can be, so that B need not be packed again for other rows. In bytes,
+  /// as a workspace of more than 2 MB is not kept.
   private static let longestStaged = 8 << 10
-  /// Bytes of a packed strip. A strip that reads A in place leaves it half of the second level of caches; one that copies A
-  /// is wide, to copy it seldom. Tried from 300 to 1000 KB with `swiftattn-benchmark product`.
+  /// Bytes of a packed strip. A strip that reads A in place leaves it half of the second level of caches; one that
+  /// copies A is wide, to copy it seldom. Tried from 300 to 1000 KB with `swiftattn-benchmark product`.
   private static let directStrip = 400 << 10
   private static let copiedStrip = 800 << 10
 

@@ -57,8 +57,8 @@ struct MatrixPartition: Equatable, Sendable {
     Self.packingRows / Double(rowsPerBlock) + Self.packingColumns / Double(columnsPerStrip)
   }
 
-  /// The share of their time in which the threads have an item, as each takes the next one when it has finished one. Items
-  /// count as if the last block of a strip were as high as the others.
+  /// The share of their time in which the threads have an item, as each takes the next one when it has finished one.
+  /// Items count as if the last block of a strip were as high as the others.
   private func evenness(threads: Int) -> Double {
     let wholeStrips = columns / columnsPerStrip
     // How much of a strip the last one is, where it is narrower.

@@ -108,8 +108,8 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
     return StridedMatrix(base: state.packedA, rows: a.rows, columns: a.columns, rowStride: stride)
   }
 
-  /// Packs the panel of B that `part` is multiplied by. If it is to be transposed, and the kernels can, that is done on the way
-  /// by the product of the first rows, which `part` then has no more.
+  /// Packs the panel of B that `part` is multiplied by. If it is to be transposed, and the kernels can, that is done on
+  /// the way by the product of the first rows, which `part` then has no more.
   private func pack(
     _ panel: StripPanels<Element>.Panel, for part: inout BlockProduct<Element>, _ depth: Range<Int>,
     _ columns: Range<Int>, _ state: MatrixWorkspace<Element>
@@ -132,7 +132,8 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
     multiplyFirstRows(of: &part, by: b, depth: transposed) { multiplyTransposed($0, target) }
   }
 
-  /// Multiplies the rows that the kernel takes by `depth` elements of B's columns and by what has been packed of the others.
+  /// Multiplies the rows that the kernel takes by `depth` elements of B's columns and by what has been packed of the
+  /// others.
   private func multiplyFirstRows(
     of part: inout BlockProduct<Element>, by b: UnsafePointer<Element>, depth: Int,
     _ multiplyTransposed: (BlockProduct<Element>) -> Int

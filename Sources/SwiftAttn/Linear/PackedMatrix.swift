@@ -1,11 +1,12 @@
 import AttentionBlocks
 
-/// A matrix B packed once for many products: its columns in panels of 4 vectors, one panel after the other, each [depth][lane];
-/// the last panel has as many vectors as are left. Each has room for whole tiles of the depth, which transposing writes.
+/// A matrix B packed once for many products: its columns in panels of 4 vectors, one panel after the other, each
+/// [depth][lane]; the last panel has as many vectors as are left. Each has room for whole tiles of the depth, which
+/// transposing writes.
 ///
-/// A product that packs B itself does so at each call, because B may have changed. That costs as much as 3.5 rows of the
-/// product, and a single row waits for lines that are far apart. Here they lie in the order in which the tiles read them.
-/// Unchecked because of the pointer: the memory is only read, and is the caller's.
+/// A product that packs B itself does so at each call, because B may have changed. That costs as much as 3.5 rows of
+/// the product, and a single row waits for lines that are far apart. Here they lie in the order in which the tiles read
+/// them. Unchecked because of the pointer: the memory is only read, and is the caller's.
 package struct PackedMatrix<Element: ComputeElement>: @unchecked Sendable {
   private let base: UnsafePointer<Element>
   /// B's.

@@ -1,7 +1,7 @@
 import AttentionBlocks
 
-/// The rows of all sequences of a batch, (B..., S, width), as matrices: one of B * S rows where the strides allow it, else one
-/// a batch element.
+/// The rows of all sequences of a batch, (B..., S, width), as matrices: one of B * S rows where the strides allow it,
+/// else one a batch element.
 struct SequenceRows<Element: ComputeElement> {
   /// Those of the first batch element.
   private let first: StridedMatrix<Element>
@@ -36,7 +36,8 @@ struct SequenceRows<Element: ComputeElement> {
   var width: Int { first.columns }
   /// Of all sequences; there may be none, of any number of sequences.
   var count: Int { first.rows * batches }
-  /// In how many matrices the rows lie; `other` must be cut alike. Without rows in none, whatever the number of sequences.
+  /// In how many matrices the rows lie; `other` must be cut alike. Without rows in none, whatever the number of
+  /// sequences.
   func groups(with other: Self) -> Int {
     first.rows == 0 ? 0 : isFolded && other.isFolded ? min(batches, 1) : batches
   }

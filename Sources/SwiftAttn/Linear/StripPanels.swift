@@ -2,9 +2,9 @@ import AttentionBlocks
 
 /// The vectors of a strip of columns in panels of the tiles' widths.
 ///
-/// A strip that is packed for one product has panels of 3, but 4 where 1 would be left over, and 4 and 4 for 8. A matrix that
-/// is packed beforehand (`PackedMatrix`) has panels of 4 throughout: widths of large layers are multiples of 4 vectors, so that
-/// a panel belongs to one weight and strips can begin at any.
+/// A strip that is packed for one product has panels of 3, but 4 where 1 would be left over, and 4 and 4 for 8. A
+/// matrix that is packed beforehand (`PackedMatrix`) has panels of 4 throughout: widths of large layers are multiples
+/// of 4 vectors, so that a panel belongs to one weight and strips can begin at any.
 struct StripPanels<Element: ComputeElement>: Sequence, IteratorProtocol {
   struct Panel {
     let firstVector: Int

@@ -1,10 +1,10 @@
 import CSwiftAttnShims
 
-/// Memory of the allocator in use, aligned to a cache line, as long as somebody has it; then it is kept on its shelf for the
-/// next who needs some, or goes back to the allocator it is from.
+/// Memory of the allocator in use, aligned to a cache line, as long as somebody has it; then it is kept on its shelf
+/// for the next who needs some, or goes back to the allocator it is from.
 ///
-/// All memory of the core comes from here: what Swift allocates by itself (arrays, classes, closures that capture, large
-/// temporaries) ends the process when there is none. `scripts/check_exports.py` looks for it.
+/// All memory of the core comes from here: what Swift allocates by itself (arrays, classes, closures that capture,
+/// large temporaries) ends the process when there is none. `scripts/check_exports.py` looks for it.
 struct Memory: ~Copyable {
   private let block: MemoryBlock
   private let shelf: MemoryShelf?

@@ -1,13 +1,13 @@
 import CSwiftAttnShims
 import Synchronization
 
-/// Memory kept between calls: fresh memory costs a page fault for every page. A few slots, each empty or with a block that
-/// nobody uses.
+/// Memory kept between calls: fresh memory costs a page fault for every page. A few slots, each empty or with a block
+/// that nobody uses.
 ///
 /// Every shelf is lock-free, and a fork leaves it usable: a slot has a whole block or none.
 struct MemoryShelf {
-  /// Workspaces of a few threads. A participant finds the one that it had before, which with two threads is the one that
-  /// its own caches hold.
+  /// Workspaces of a few threads. A participant finds the one that it had before, which with two threads is the one
+  /// that its own caches hold.
   static func workspace(of participant: Int) -> MemoryShelf {
     MemoryShelf(first: 0, count: 4, preferred: participant % 4, largest: 2 << 20)
   }
@@ -43,8 +43,8 @@ struct MemoryShelf {
       homeless = slots.exchange(slot(turn), displaced)
     }
     homeless?.deallocate()
-    // Sequentially consistent: either whoever chose another allocator meanwhile finds the block and gives it back, or it
-    // is seen here.
+    // Sequentially consistent: either whoever chose another allocator meanwhile finds the block and gives it back, or
+    // it is seen here.
     if block.allocator != sa_allocator_in_use() { MemoryShelves.clear() }
   }
 }

@@ -78,8 +78,8 @@ struct BackwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
     }
   }
 
-  /// P, dS and dQ of both panels against one block of keys; returns the keys that either needed. Within them P and dS are
-  /// zero where a panel sees nothing, and the visibility words of both panels are valid if any pair is hidden.
+  /// P, dS and dQ of both panels against one block of keys; returns the keys that either needed. Within them P and dS
+  /// are zero where a panel sees nothing, and the visibility words of both panels are valid if any pair is hidden.
   private func differentiate(
     _ state: BackwardWorkspace<Element>, _ panels: (Panel, Panel), start: Int, _ head: HeadOperands<Element>
   ) -> PanelKeys {

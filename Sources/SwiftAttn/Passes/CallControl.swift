@@ -67,8 +67,8 @@ struct CallControl: ~Copyable {
     return isStopped
   }
 
-  /// Asks the caller whether to stop, if it is time to; on the calling thread, also while it waits for the others, one of
-  /// which may have by far the longest item.
+  /// Asks the caller whether to stop, if it is time to; on the calling thread, also while it waits for the others, one
+  /// of which may have by far the longest item.
   func poll() {
     guard let check, !isStopped else { return }
     let now = monotonicNanoseconds()

@@ -5,8 +5,8 @@ import AttentionBlocks
 /// bits.
 extension ForwardPass {
   /// Of the time with queries in the lanes, 512 keys of 64 dims take on one thread of a Zen 4, f32 with 1 / 4 / 8 rows:
-  /// 0.24, 0.54, 0.72 (12 rows 1.01, 16 rows 1.3), AVX2 0.42, 0.54, 0.92; f64 with 1 / 4 rows: 0.40, 0.65, AVX2 0.69, 0.88
-  /// (3 rows 1.06).
+  /// 0.24, 0.54, 0.72 (12 rows 1.01, 16 rows 1.3), AVX2 0.42, 0.54, 0.92; f64 with 1 / 4 rows: 0.40, 0.65, AVX2 0.69,
+  /// 0.88 (3 rows 1.06).
   static var fewQueries: Int { Element.lanes / 2 }
 
   /// The running softmax of all the block's rows over all their keys, and their results.
@@ -171,8 +171,8 @@ extension ForwardPass {
 // Inlined, because the plan would be copied for a call.
 extension AttentionPlan {
   /// Blocks of at most so many rows have keys in the lanes. Keys and values must lie along their rows: to bring others
-  /// there took four times as long. Less than a vector of keys or dims was slower too (8 dims, 32 keys, 1 row: 1.1), and
-  /// dims that are not whole vectors gain less (100 dims, 512 keys, 1 / 4 / 8 rows: 0.78, 0.9, 1.2).
+  /// there took four times as long. Less than a vector of keys or dims was slower too (8 dims, 32 keys, 1 row: 1.1),
+  /// and dims that are not whole vectors gain less (100 dims, 512 keys, 1 / 4 / 8 rows: 0.78, 0.9, 1.2).
   @inline(__always) var mostFewQueries: Int {
     guard key.column == 1, value.column == 1, min(geometry.seqLenK, geometry.headDim) >= Element.lanes else { return 0 }
     let few = ForwardPass<Element>.fewQueries

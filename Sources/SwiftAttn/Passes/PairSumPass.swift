@@ -1,11 +1,11 @@
 import AttentionBlocks
 
-/// A quantity of pairs of a query and a key, summed over the dimensions along which its target is broadcast: dBias = dS, or
-/// the probabilities.
+/// A quantity of pairs of a query and a key, summed over the dimensions along which its target is broadcast: dBias =
+/// dS, or the probabilities.
 ///
-/// A pass of its own, which recomputes them: each element of the target then belongs to one work item, that adds its terms
-/// in a fixed order (batches, heads, queries ascending), whatever the broadcasting and the number of threads; and no
-/// array of all scores is needed.
+/// A pass of its own, which recomputes them: each element of the target then belongs to one work item, that adds its
+/// terms in a fixed order (batches, heads, queries ascending), whatever the broadcasting and the number of threads; and
+/// no array of all scores is needed.
 struct PairSumPass<Element: ComputeElement>: ParallelPass {
   enum Quantity {
     /// dS; the target's keys are those that may have a bias.
@@ -21,8 +21,8 @@ struct PairSumPass<Element: ComputeElement>: ParallelPass {
 
   private var plan: AttentionPlan<Element> { scoreGradient.plan }
 
-  /// One for each batch element, query head and, unless all queries share their part of the target, block of queries. Those
-  /// that are not the first to share a part of it find nothing to do.
+  /// One for each batch element, query head and, unless all queries share their part of the target, block of queries.
+  /// Those that are not the first to share a part of it find nothing to do.
   var count: Int { plan.geometry.batches * plan.geometry.headsQ * blocksPerTarget }
   private var blocksPerHead: Int { (plan.geometry.seqLenQ + partition.rowsPerBlock - 1) / partition.rowsPerBlock }
   private var sharesRows: Bool { target.row == 0 }

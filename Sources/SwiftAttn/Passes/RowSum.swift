@@ -2,8 +2,8 @@ import AttentionBlocks
 
 /// target[key][d] += sum over a block's rows of weights[key][row] * rows[row][d]: dV from P and dO, dK from dS and Q.
 struct RowSum<Element: ComputeElement> {
-  /// Keys that are multiplied together where pairs are hidden: each group leaves out the rows that see none of it, which
-  /// halves the work on a causal diagonal. A multiple of the rows of every tile.
+  /// Keys that are multiplied together where pairs are hidden: each group leaves out the rows that see none of it,
+  /// which halves the work on a causal diagonal. A multiple of the rows of every tile.
   private static var keysPerGroup: Int { 24 }
 
   let weights: LaneMatrix<Element>

@@ -1,10 +1,10 @@
 import Synchronization
 
-/// Lets the blocks of one head add to each block of keys in order, whichever threads have them: the sums are then taken in
-/// the same order, and have the same bits, for any number of threads.
+/// Lets the blocks of one head add to each block of keys in order, whichever threads have them: the sums are then taken
+/// in the same order, and have the same bits, for any number of threads.
 ///
-/// counter[head][key block] is the number of query blocks that have passed it. Blocks are claimed in order, so the one that
-/// everybody waits for is always being worked on.
+/// counter[head][key block] is the number of query blocks that have passed it. Blocks are claimed in order, so the one
+/// that everybody waits for is always being worked on.
 struct TurnCounters: ~Copyable, @unchecked Sendable {
   // Unchecked because of the pointer to atomics.
   private let counters: UnsafeMutablePointer<Atomic<Int>>

@@ -1,7 +1,7 @@
 import AttentionBlocks
 
-/// Which keys of one key block a panel needs, answered once for all masks together: causality, lengths, boolean mask and
-/// bias of -inf. Empty blocks are skipped, full ones need no masking, and the others get one 64-bit word per row.
+/// Which keys of one key block a panel needs, answered once for all masks together: causality, lengths, boolean mask
+/// and bias of -inf. Empty blocks are skipped, full ones need no masking, and the others get one 64-bit word per row.
 struct PanelKeys: Equatable {
   /// Keys of the block, counted from its start; none are needed when `first >= end`. Even, see `softmax`.
   var first: Int
@@ -73,7 +73,8 @@ struct Visibility<Element: ComputeElement> {
     if let bias { masking.hideByBias(part(bias, rows.biasOffsets), leading, rows.seen + panel.lane) }
   }
 
-  /// Words for a panel that needed none, because it sees all keys of the block or nothing, but whose neighbour has some.
+  /// Words for a panel that needed none, because it sees all keys of the block or nothing, but whose neighbour has
+  /// some.
   func completeWords(_ keys: PanelKeys, count: Int, panel: Panel, rows: BlockRows<Element>) {
     guard !keys.hidesPairs else { return }
     for row in panel.lane..<panel.lane + panel.vectors * Element.lanes {

@@ -15,8 +15,8 @@ struct AttentionPlan<Element: ComputeElement>: Sendable {
   /// Query i may see keys j <= i + causalOffset, not counting leading ones; nil: all.
   let causalOffset: Int?
   let scale: Element
-  /// scale * log2(e) = queryFactor * scoreFactor. The queries are multiplied once by the first, which must not make a large
-  /// query overflow; the scores by the second, which is 1 for every usual scale.
+  /// scale * log2(e) = queryFactor * scoreFactor. The queries are multiplied once by the first, which must not make a
+  /// large query overflow; the scores by the second, which is 1 for every usual scale.
   let queryFactor: Element
   let scoreFactor: Element
   /// log2 of the number of keys, rounded up; see `SoftmaxState`.

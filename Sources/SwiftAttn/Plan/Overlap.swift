@@ -39,8 +39,8 @@ struct MemoryExtent: Equatable {
 /// Do tensors share a byte? Decides which outputs are safe to write.
 ///
 /// Byte addresses of a tensor are base + sum x_i * |stride_i| + e with 0 <= x_i < length_i, 0 <= e < element size. Two
-/// tensors meet when a bounded linear equation with positive coefficients has a solution; strides nest in practice, so a
-/// search from the largest coefficient down decides after a few steps. Views that interleave (the thirds of a packed
+/// tensors meet when a bounded linear equation with positive coefficients has a solution; strides nest in practice, so
+/// a search from the largest coefficient down decides after a few steps. Views that interleave (the thirds of a packed
 /// query-key-value array) are told apart from views that touch.
 enum MemoryOverlap {
   /// Whether no two elements share memory, judged by strides that nest; stranger layouts count as sharing.

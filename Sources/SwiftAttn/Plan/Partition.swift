@@ -1,5 +1,5 @@
-/// Some rows of one key/value head: the unit of work. Row r is query r / headCount of head firstHead + r % headCount, so
-/// the heads of a group are packed into one block and share its keys and values.
+/// Some rows of one key/value head: the unit of work. Row r is query r / headCount of head firstHead + r % headCount,
+/// so the heads of a group are packed into one block and share its keys and values.
 struct RowBlock: Equatable, Sendable {
   var batch: Int
   var headKV: Int
@@ -38,8 +38,8 @@ struct Partition: Sendable {
       firstRow: index * rowsPerBlock, count: min(rowsPerBlock, rowsPerHead - index * rowsPerBlock))
   }
 
-  /// Forward's queue: blocks of one head follow each other, so that its keys and values stay in the cache. The last block
-  /// comes first: under a causal mask it costs the most, and dear items early keep the end of the queue even.
+  /// Forward's queue: blocks of one head follow each other, so that its keys and values stay in the cache. The last
+  /// block comes first: under a causal mask it costs the most, and dear items early keep the end of the queue even.
   var forwardCount: Int { heads * blocksPerHead }
 
   func forwardBlock(_ item: Int) -> RowBlock {
@@ -48,8 +48,8 @@ struct Partition: Sendable {
 }
 
 /// Backward's queue. The blocks of a head add to the same key and value gradients in order; a thread that takes a whole
-/// head need not wait for anyone. Heads that do not share out evenly come last, block by block: their blocks are taken by
-/// all threads, each key block waiting its turn (`TurnCounters`).
+/// head need not wait for anyone. Heads that do not share out evenly come last, block by block: their blocks are taken
+/// by all threads, each key block waiting its turn (`TurnCounters`).
 struct BackwardPartition: Sendable {
   let partition: Partition
   let wholeHeads: Int

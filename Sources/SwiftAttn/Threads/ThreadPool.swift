@@ -6,8 +6,8 @@ import Synchronization
 /// One call at a time has the pool. A call that finds it taken, by another thread or by the call it is nested in, runs
 /// alone; so no call waits for another and none can deadlock.
 enum ThreadPool {
-  /// From so many cycles on, about 30 microseconds, a call is worth waking threads: a second one saves half of them, and
-  /// waking it takes 20, most of it beside the caller's own work.
+  /// From so many cycles on, about 30 microseconds, a call is worth waking threads: a second one saves half of them,
+  /// and waking it takes 20, most of it beside the caller's own work.
   private static let wakingCycles = Double(1 << 16)
   /// For every so many cycles, about 2 microseconds, a smaller call is worth one more thread that is awake.
   private static let sharingCycles = Double(1 << 12)
@@ -21,8 +21,8 @@ enum ThreadPool {
     return min(limit, 1 + Int(cycles / sharingCycles))
   }
 
-  /// Runs `body(context, participant)` on the calling thread as participant 0 and on up to `participants - 1` workers as
-  /// 1, 2, ..., each number once; returns when all that started have returned.
+  /// Runs `body(context, participant)` on the calling thread as participant 0 and on up to `participants - 1` workers
+  /// as 1, 2, ..., each number once; returns when all that started have returned.
   ///
   /// Fewer may run than asked for: the pool is taken, a thread could not be created, or the caller was done before a
   /// worker woke up. So bodies draw their work from a shared counter: any number of participants, even one, completes
@@ -31,7 +31,8 @@ enum ThreadPool {
   /// `body` captures nothing: sharing a closure's captures would allocate, and what Swift cannot allocate ends the
   /// process. It may not fork and return in the child: the workers that it would wait for are not there.
   ///
-  /// `whileWaiting(context)` is called now and then on the calling thread, when it has done its part and waits for workers.
+  /// `whileWaiting(context)` is called now and then on the calling thread, when it has done its part and waits for
+  /// workers.
   static func run<Context: ~Copyable>(
     participants: Int, sharing context: borrowing Context,
     _ body: @escaping (_ context: borrowing Context, _ participant: Int) -> Void,
@@ -81,8 +82,8 @@ private let pool = Pool()
 /// caller waits (acquire).
 private struct Pool: ~Copyable, @unchecked Sendable {
   private static let stackSize = 512 << 10
-  /// Longer than the steps of a layer, or the ends of their threads, mostly lie apart: who sleeps between them wakes late.
-  /// From 30 to 90 us, the layer's forward at 128 and 512 tokens gained 1 to 2 %; 200 us gained no more.
+  /// Longer than the steps of a layer, or the ends of their threads, mostly lie apart: who sleeps between them wakes
+  /// late. From 30 to 90 us, the layer's forward at 128 and 512 tokens gained 1 to 2 %; 200 us gained no more.
   private static let spinNanoseconds: UInt64 = 90_000
   /// How often a caller that waits for its workers looks after something else.
   private static let waitingNanoseconds: UInt64 = 5_000_000
@@ -104,8 +105,8 @@ private struct Pool: ~Copyable, @unchecked Sendable {
 
   // MARK: The caller's side
 
-  /// Whether small work may be shared: workers are awake, or worth waking because it follows other so closely that what is
-  /// to come will find them so. Small work by itself wakes nobody; several small steps of one layer may.
+  /// Whether small work may be shared: workers are awake, or worth waking because it follows other so closely that what
+  /// is to come will find them so. Small work by itself wakes nobody; several small steps of one layer may.
   func isWarm() -> Bool {
     if workers.load(ordering: .relaxed) > sleepers.load(ordering: .relaxed) { return true }
     let now = monotonicNanoseconds()
