@@ -160,26 +160,27 @@ SA_INLINE void sa_transpose_tile_f64(sa_f64 tile[8]) {
  * b[lane][1] + ..., in this order, for `rows` <= 8 rows of a, a constant to the compiler. The tile of b, whose rows are
  * the lanes, is transposed in registers, and stored to packed[p][lane] unless that is NULL. */
 #define SA_DEFINE_TRANSPOSITIONS(name, scalar, lanes)                                                                  \
-  SA_INLINE void sa_load_transposed_##name(const scalar *source, const ptrdiff_t *source_offsets, sa_##name factor,    \
-                                           sa_##name tile[lanes]) {                                                    \
+  SA_INLINE void sa_load_transposed_##name(const scalar *source, const ptrdiff_t *source_offsets,                      \
+                                           const sa_##name *factor, sa_##name tile[lanes]) {                           \
     _Pragma("unroll") for (int i = 0; i < lanes; i++) {                                                                \
       memcpy(&tile[i], source + source_offsets[i], sizeof tile[i]);                                                    \
-      tile[i] *= factor;                                                                                               \
+      tile[i] *= *factor;                                                                                              \
     }                                                                                                                  \
     sa_transpose_tile_##name(tile);                                                                                    \
   }                                                                                                                    \
   SA_INLINE void sa_transpose_##name(const scalar *source, const ptrdiff_t *source_offsets, scalar *destination,       \
                                      const ptrdiff_t *destination_offsets, sa_##name factor) {                         \
     sa_##name tile[lanes];                                                                                             \
-    sa_load_transposed_##name(source, source_offsets, factor, tile);                                                   \
+    sa_load_transposed_##name(source, source_offsets, &factor, tile);                                                  \
     _Pragma("unroll") for (int i = 0; i < lanes; i++) {                                                                \
       memcpy(destination + destination_offsets[i], &tile[i], sizeof tile[i]);                                          \
     }                                                                                                                  \
   }                                                                                                                    \
   SA_INLINE void sa_add_transposed_##name(const scalar *source, const ptrdiff_t *source_offsets, scalar factor,        \
                                           scalar *destination, ptrdiff_t stride) {                                     \
+    const sa_##name factors = (sa_##name)factor;                                                                       \
     sa_##name tile[lanes], sum;                                                                                        \
-    sa_load_transposed_##name(source, source_offsets, (sa_##name)factor, tile);                                        \
+    sa_load_transposed_##name(source, source_offsets, &factors, tile);                                                 \
     _Pragma("unroll") for (int i = 0; i < lanes; i++) {                                                                \
       memcpy(&sum, destination + i * stride, sizeof sum);                                                              \
       sum += tile[i];                                                                                                  \
