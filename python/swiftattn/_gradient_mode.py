@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 keeps_for_backward: ContextVar[bool] = ContextVar("swiftattn.keeps_for_backward", default=True)
 
 
-class no_grad:  # noqa: N801, as in PyTorch
+def no_grad() -> _NoGrad:
     """Make layers keep nothing for backward, in the calling thread (and asyncio task) until the block ends.
 
     A forward pass then needs less memory, and what an earlier one kept for `backward` stays. Blocks may be nested.
@@ -32,6 +32,11 @@ class no_grad:  # noqa: N801, as in PyTorch
     >>> with swiftattn.no_grad():
     ...     out = layer(np.ones((2, 5, 64), np.float32))
     """
+    return _NoGrad()
+
+
+class _NoGrad:
+    """The context; a decorator enters a new one for each call."""
 
     def __init__(self) -> None:
         self._tokens: list[Token[bool]] = []
