@@ -6,72 +6,80 @@ import Testing
 @Suite struct LayerInterfaceTests {
   @Test("self-attention takes a tensor alone, and equals a query that is also given as key and value")
   func selfAttention() throws {
-    let layerCase = LayerCase.selfAttention("self").with { $0.causal = .topLeft }
-    let (layer, x) = (try layerCase.layer(Float.self), try layerCase.inputs(Float.self).query)
-    let out = try layer(x, causal: .topLeft)
-    #expect(try layer(.init(query: x, key: x, value: x, causal: .topLeft)).elements == out.elements)
-    #expect(try layer(.init(query: x, key: x, causal: .topLeft)).elements == out.elements)
-    // Other memory, and so separate products.
-    let copy = try Tensor(x.elements.map { $0 }, shape: x.shape)
-    #expect(try layer(.init(query: x, key: copy, causal: .topLeft)).elements == out.elements)
-    #expect(try layer(x).elements != out.elements)
+    try takingTurns {
+      let layerCase = LayerCase.selfAttention("self").with { $0.causal = .topLeft }
+      let (layer, x) = (try layerCase.layer(Float.self), try layerCase.inputs(Float.self).query)
+      let out = try layer(x, causal: .topLeft)
+      #expect(try layer(.init(query: x, key: x, value: x, causal: .topLeft)).elements == out.elements)
+      #expect(try layer(.init(query: x, key: x, causal: .topLeft)).elements == out.elements)
+      // Other memory, and so separate products.
+      let copy = try Tensor(x.elements.map { $0 }, shape: x.shape)
+      #expect(try layer(.init(query: x, key: copy, causal: .topLeft)).elements == out.elements)
+      #expect(try layer(x).elements != out.elements)
+    }
   }
 
   @Test("the layer is a value")
   func value() throws {
-    let layerCase = LayerCase.selfAttention("value")
-    let layer = try layerCase.layer(Float.self)
-    let inputs = try layerCase.inputs(Float.self)
-    let out = try layer(inputs)
-    var changed = layer
-    changed.parameters[.valueBias]?.elements[2] += 1
-    #expect(try layer(inputs).elements == out.elements)
-    #expect(try changed(inputs).elements != out.elements)
-    changed.parameters[.valueBias] = layer.parameters[.valueBias]
-    #expect(try changed(inputs).elements == out.elements)
-    changed.rope = Rope()
-    #expect(try changed(inputs).elements != out.elements)
-    changed = layer
-    changed.addsZeroToken = true
-    #expect(try changed(inputs).elements != out.elements)
+    try takingTurns {
+      let layerCase = LayerCase.selfAttention("value")
+      let layer = try layerCase.layer(Float.self)
+      let inputs = try layerCase.inputs(Float.self)
+      let out = try layer(inputs)
+      var changed = layer
+      changed.parameters[.valueBias]?.elements[2] += 1
+      #expect(try layer(inputs).elements == out.elements)
+      #expect(try changed(inputs).elements != out.elements)
+      changed.parameters[.valueBias] = layer.parameters[.valueBias]
+      #expect(try changed(inputs).elements == out.elements)
+      changed.rope = Rope()
+      #expect(try changed(inputs).elements != out.elements)
+      changed = layer
+      changed.addsZeroToken = true
+      #expect(try changed(inputs).elements != out.elements)
+    }
   }
 
   @Test("packed weights are of the value that packed them, and go with a change of the parameters")
   func packedWeights() throws {
-    let layerCase = LayerCase.selfAttention("packed")
-    let (layer, inputs) = (try layerCase.layer(Float.self), try layerCase.inputs(Float.self))
-    var packed = layer
-    try packed.packWeights()
-    #expect(packed.hasPackedWeights && !layer.hasPackedWeights)
-    var changed = packed
-    changed.parameters[.keyWeight]?.elements[1] += 1
-    #expect(!changed.hasPackedWeights && packed.hasPackedWeights)
-    var expected = layer
-    expected.parameters[.keyWeight]?.elements[1] += 1
-    #expect(try changed(inputs).elements == expected(inputs).elements)
-    try changed.packWeights()
-    #expect(try changed(inputs).elements == expected(inputs).elements)
-    #expect(try packed(inputs).elements == layer(inputs).elements)
-    var incomplete = layer
-    incomplete.parameters[.outWeight] = nil
-    expectError("out_weight is missing") { () throws(AttentionError) in try incomplete.packWeights() }
-    #expect(!incomplete.hasPackedWeights)
+    try takingTurns {
+      let layerCase = LayerCase.selfAttention("packed")
+      let (layer, inputs) = (try layerCase.layer(Float.self), try layerCase.inputs(Float.self))
+      var packed = layer
+      try packed.packWeights()
+      #expect(packed.hasPackedWeights && !layer.hasPackedWeights)
+      var changed = packed
+      changed.parameters[.keyWeight]?.elements[1] += 1
+      #expect(!changed.hasPackedWeights && packed.hasPackedWeights)
+      var expected = layer
+      expected.parameters[.keyWeight]?.elements[1] += 1
+      #expect(try changed(inputs).elements == expected(inputs).elements)
+      try changed.packWeights()
+      #expect(try changed(inputs).elements == expected(inputs).elements)
+      #expect(try packed(inputs).elements == layer(inputs).elements)
+      var incomplete = layer
+      incomplete.parameters[.outWeight] = nil
+      expectError("out_weight is missing") { () throws(AttentionError) in try incomplete.packWeights() }
+      #expect(!incomplete.hasPackedWeights)
+    }
   }
 
   @Test("backward is about the layer as it was in forward")
   func laterChanges() throws {
-    let layerCase = LayerCase.selfAttention("changed")
-    var layer = try layerCase.layer(Float.self)
-    let forward = try layer.forward(try layerCase.inputs(Float.self))
-    let outGradient = try layerCase.outGradient(Float.self)
-    let before = try layer.backward(outGradient, of: forward)
-    layer.parameters[.outWeight]?.elements[3] += 1
-    layer.parameters[.keyBias] = nil
-    layer.rope = Rope()
-    layer.addsZeroToken = true
-    let after = try layer.backward(outGradient, of: forward)
-    #expect(before.all.map(\.name) == after.all.map(\.name))
-    for (a, b) in zip(before.all, after.all) { #expect(a.tensor.elements == b.tensor.elements, "\(a.name)") }
+    try takingTurns {
+      let layerCase = LayerCase.selfAttention("changed")
+      var layer = try layerCase.layer(Float.self)
+      let forward = try layer.forward(try layerCase.inputs(Float.self))
+      let outGradient = try layerCase.outGradient(Float.self)
+      let before = try layer.backward(outGradient, of: forward)
+      layer.parameters[.outWeight]?.elements[3] += 1
+      layer.parameters[.keyBias] = nil
+      layer.rope = Rope()
+      layer.addsZeroToken = true
+      let after = try layer.backward(outGradient, of: forward)
+      #expect(before.all.map(\.name) == after.all.map(\.name))
+      for (a, b) in zip(before.all, after.all) { #expect(a.tensor.elements == b.tensor.elements, "\(a.name)") }
+    }
   }
 
   @Test("random layers: shapes, ranges and seeds")

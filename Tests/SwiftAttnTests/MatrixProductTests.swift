@@ -118,9 +118,13 @@ import Testing
     var b = try numbers.next([depth * columns]).elements as [Float]
     var transposed = [Float](repeating: 0, count: depth * columns)
     for p in 0..<depth { for column in 0..<columns { transposed[column * depth + p] = b[p * columns + column] } }
-    let fromRows = try product(&a, &b, (rows, columns, depth), strides: (columns, 1), threads: 2)
-    let fromColumns = try product(&a, &transposed, (rows, columns, depth), strides: (1, depth), threads: 2)
-    #expect(fromRows == fromColumns)
+    for tier in tiers {
+      try using(tier) {
+        let fromRows = try product(&a, &b, (rows, columns, depth), strides: (columns, 1), threads: 2)
+        let fromColumns = try product(&a, &transposed, (rows, columns, depth), strides: (1, depth), threads: 2)
+        #expect(fromRows == fromColumns, "\(tier)")
+      }
+    }
   }
 
   /// A B with A's and C's rows contiguous and the given strides of B's rows and columns.

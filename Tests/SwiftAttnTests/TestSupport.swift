@@ -9,7 +9,7 @@ let tiers = InstructionSet.allCases.filter(\.isSupported)
 private let settings = Mutex(())
 
 /// body() while no other test changes a setting of the process (tier, number of threads): for tests that change one, or
-/// that compare bits.
+/// that compare bits, which another tier in one of two calls would change.
 func takingTurns(_ body: () throws -> Void) rethrows {
   try settings.withLock { _ in try body() }
 }
