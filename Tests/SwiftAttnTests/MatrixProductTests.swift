@@ -200,7 +200,7 @@ import Testing
       for threads in [1, 2, 7] {
         let partition = MatrixPartition(rows: rows, columns: columns, panel: 48, widest: 768, threads: threads)
         var area = 0
-        for index in 0..<partition.count {
+        for index in 0..<partition.items.count {
           let item = partition.item(index)
           #expect(!item.rows.isEmpty && !item.columns.isEmpty)
           #expect(item.rows.upperBound <= rows && item.columns.upperBound <= columns)
@@ -211,6 +211,24 @@ import Testing
     }
     let large = MatrixPartition(rows: 2048, columns: 2048, panel: 48, widest: 768, threads: 3)
     #expect(large.columnsPerStrip >= 192, "packed too often")
+  }
+
+  @Test("each thread owns rows where they share out, else columns")
+  func ownItems() {
+    let byRows = MatrixPartition(rows: 1024, columns: 512, panel: 48, widest: 192, threads: 2)
+    #expect(byRows.items.shared == 0)
+    for index in 0..<byRows.items.count {
+      #expect((byRows.item(index).rows.lowerBound < 512) == (index < byRows.items.count / 2))
+    }
+    let byColumns = MatrixPartition(rows: 512, columns: 1536, panel: 48, widest: 192, threads: 2)
+    #expect(byColumns.items == WorkItems(owned: 8))
+    for index in 0..<8 {
+      #expect(byColumns.item(index).rows == 0..<512)
+      #expect((byColumns.item(index).columns.lowerBound < 768) == (index < 4))
+    }
+    // 3 whole strips and a narrow one: the third and the last are anybody's.
+    let narrow = MatrixPartition(rows: 16, columns: 528, panel: 48, widest: 192, threads: 2)
+    #expect(narrow.columnsPerStrip == 144 && narrow.items == WorkItems(owned: 2, shared: 2))
   }
 
   @Test("threads that take items in turn are busy nine tenths of the time", arguments: [1, 2, 3, 4, 6, 8])
@@ -227,13 +245,16 @@ import Testing
     #expect(low >= 0.85, "fewer rows than the least of a block")
   }
 
-  /// Of the threads' time, when each takes the next item as soon as it has finished one.
+  /// Of the threads' time, when each takes its next item as soon as it has finished one.
   private func busyShare(_ partition: MatrixPartition, _ threads: Int) -> Double {
     var ends = [Int](repeating: 0, count: threads)
-    for index in 0..<partition.count {
-      let item = partition.item(index)
-      let first = ends.indices.min { ends[$0] < ends[$1] } ?? 0
-      ends[first] += item.rows.count * item.columns.count
+    var counters = WorkQueue.Counters(repeating: 0)
+    withUnsafeMutablePointer(to: &counters) { counters in
+      let queue = WorkQueue(partition.items, participants: threads, counting: counters)
+      while let first = ends.indices.min(by: { ends[$0] < ends[$1] }), let index = queue.claim(participant: first) {
+        let item = partition.item(index)
+        ends[first] += item.rows.count * item.columns.count
+      }
     }
     return Double(partition.rows * partition.columns) / Double(threads * (ends.max() ?? 1))
   }

@@ -28,7 +28,7 @@ import Testing
     for threads in [1, 2, 3, 7] {
       let queue = BackwardPartition(partition, threads: threads, sumsOverRows: true)
       var blocks: [[Int]] = Array(repeating: [], count: partition.heads)
-      for index in 0..<queue.count {
+      for index in 0..<queue.items.count {
         switch queue.item(index) {
         case .wholeHead(let head): blocks[head] += 0..<partition.blocksPerHead
         case .block(let head, let index): blocks[head].append(index)
@@ -38,6 +38,16 @@ import Testing
       for head in blocks { #expect(head == Array(0..<partition.blocksPerHead)) }
       #expect(queue.sharedHeads < threads || partition.heads == 0, "heads that share out evenly are kept whole")
     }
+  }
+
+  @Test("heads that share out evenly are owned, in forward and in backward", arguments: [1, 2, 3, 5, 20])
+  func ownHeads(threads: Int) throws {
+    let geometry = try geometry(batches: 2, headsQ: 8, headsKV: 8, seqLenQ: 200)
+    let partition = Partition(geometry, rowsPerBlock: 96)
+    let (whole, rest) = (16 / threads * threads, 16 % threads)
+    #expect(partition.forwardItems(threads: threads) == WorkItems(owned: 3 * whole, shared: 3 * rest))
+    let queue = BackwardPartition(partition, threads: threads, sumsOverRows: true)
+    #expect(queue.items == WorkItems(owned: whole, shared: 3 * rest))
   }
 
   @Test("dear blocks come first under a causal mask")

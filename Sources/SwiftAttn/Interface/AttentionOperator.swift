@@ -41,9 +41,10 @@ public enum AttentionOperator {
       lse: Operand(optional: lse?.withTrailingAxis, alignedTo: full),
       kernels: Element.kernels(call.instructionSet),
       partition: Partition(geometry, rowsPerBlock: geometry.rowsPerBlock(Element.self)))
-    let items = pass.partition.forwardCount
-    let participants = call.participants(geometry, vectors: plan.vectorsOfWork, items: items, Element.self)
-    try pass.run(items: items, call.interruptCheck, participants: participants)
+    let participants = call.participants(
+      geometry, vectors: plan.vectorsOfWork, items: pass.partition.forwardCount, Element.self)
+    try pass.run(
+      pass.partition.forwardItems(threads: participants), call.interruptCheck, participants: participants)
   }
 
   /// Computes the gradients that are not nil. Nothing is written before all is judged.
@@ -135,7 +136,7 @@ public enum AttentionOperator {
       keyGradient: Operand(optional: gradients.key, alignedTo: full),
       valueGradient: Operand(optional: gradients.value, alignedTo: full),
       partition: queue, turns: turns)
-    try pass.run(items: queue.count, call.interruptCheck, participants: threads)
+    try pass.run(queue.items, call.interruptCheck, participants: threads)
   }
 
   @inline(never)

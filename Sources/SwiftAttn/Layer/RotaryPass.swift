@@ -43,14 +43,14 @@ struct RotaryPass<Element: ComputeElement>: ParallelPass {
     let turned = Double(batches) * Double(queries.count * queries.heads + keys.count * keys.heads) * Double(dim)
     // Half a cycle a number, sines and cosines included.
     let threads = call.participants(cycles: turned / 2, items: items)
-    try run(items: items, call.interruptCheck, participants: threads)
+    try run(WorkItems(shared: items), call.interruptCheck, participants: threads)
   }
 
   func run(_ control: borrowing CallControl, participant: Int) {
     let bytes = 3 * Workspace.bytes(dim, of: Double.self)
     guard var workspace = Workspace(bytes: bytes, participant: participant) else { return }
     let angles = Angles(rope, dim, turnsBack: turnsBack, &workspace)
-    while let item = control.claim() {
+    while let item = control.claim(participant: participant) {
       let first = item * Self.positionsPerItem
       for position in first..<min(first + Self.positionsPerItem, positions) {
         angles.set(position: position + queries.offset)
@@ -59,7 +59,6 @@ struct RotaryPass<Element: ComputeElement>: ParallelPass {
         turn(keys, position, angles)
       }
       if control.shouldStop(participant: participant) { return }
-      control.finish()
     }
   }
 

@@ -11,6 +11,7 @@ struct MatrixPartition: Equatable, Sendable {
   let columns: Int
   let columnsPerStrip: Int
   let rowsPerBlock: Int
+  let threads: Int
 
   /// Rows of a block are a multiple of those of the main tile.
   private static var rowUnit: Int { 8 }
@@ -24,15 +25,18 @@ struct MatrixPartition: Equatable, Sendable {
   /// The widths of strips and the number of blocks of rows that keep `threads` threads evenly busy without packing too
   /// much. No strip is wider than `widest` columns.
   init(rows: Int, columns: Int, panel: Int, widest: Int, threads: Int) {
-    var best = (score: 0.0, partition: Self(rows: rows, columns: columns, columnsPerStrip: columns, rowsPerBlock: rows))
+    var best = (
+      score: 0.0,
+      partition: Self(rows: rows, columns: columns, columnsPerStrip: columns, rowsPerBlock: rows, threads: threads)
+    )
     var width = panel
     // Strips wider than C are all alike.
     while width <= widest, width < columns + panel {
       for wanted in 1...max(1, min(8 * threads, rows / Self.lowestBlock)) {
         let candidate = Self(
           rows: rows, columns: columns, columnsPerStrip: min(width, columns),
-          rowsPerBlock: min(Self.rounded((rows + wanted - 1) / wanted), rows))
-        let score = candidate.evenness(threads: threads) / (1 + candidate.packing)
+          rowsPerBlock: min(Self.rounded((rows + wanted - 1) / wanted), rows), threads: threads)
+        let score = candidate.evenness / (1 + candidate.packing)
         if score > best.score { best = (score, candidate) }
       }
       width += panel
@@ -40,18 +44,30 @@ struct MatrixPartition: Equatable, Sendable {
     self = best.partition
   }
 
-  private init(rows: Int, columns: Int, columnsPerStrip: Int, rowsPerBlock: Int) {
+  private init(rows: Int, columns: Int, columnsPerStrip: Int, rowsPerBlock: Int, threads: Int) {
     self.rows = rows
     self.columns = columns
     self.columnsPerStrip = columnsPerStrip
     self.rowsPerBlock = rowsPerBlock
+    self.threads = threads
   }
 
   private static func rounded(_ rows: Int) -> Int { (rows + rowUnit - 1) / rowUnit * rowUnit }
 
   private var strips: Int { (columns + columnsPerStrip - 1) / columnsPerStrip }
+  private var wholeStrips: Int { columns / columnsPerStrip }
   private var blocks: Int { (rows + rowsPerBlock - 1) / rowsPerBlock }
-  var count: Int { strips * blocks }
+
+  /// Whether each thread has the same number of blocks of rows; then the queue goes block by block, else strip by
+  /// strip.
+  private var sharesOutRows: Bool { blocks % threads == 0 }
+
+  /// Threads own their blocks of rows, all strips of them, or else their strips, and draw what does not share out: the
+  /// rest of the strips, the last of which may be narrow and evens the queue's end.
+  var items: WorkItems {
+    let strips = sharesOutRows ? strips : wholeStrips - wholeStrips % threads
+    return WorkItems(owned: strips * blocks, shared: (self.strips - strips) * blocks)
+  }
 
   private var packing: Double {
     Self.packingRows / Double(rowsPerBlock) + Self.packingColumns / Double(columnsPerStrip)
@@ -59,8 +75,7 @@ struct MatrixPartition: Equatable, Sendable {
 
   /// The share of their time in which the threads have an item, as each takes the next one when it has finished one.
   /// Items count as if the last block of a strip were as high as the others.
-  private func evenness(threads: Int) -> Double {
-    let wholeStrips = columns / columnsPerStrip
+  private var evenness: Double {
     // How much of a strip the last one is, where it is narrower.
     let part = Double(columns - wholeStrips * columnsPerStrip) / Double(columnsPerStrip)
     let (rounds, late) = (wholeStrips * blocks).quotientAndRemainder(dividingBy: threads)
@@ -76,9 +91,8 @@ struct MatrixPartition: Equatable, Sendable {
     return work / Double(threads) / span
   }
 
-  /// Blocks of one strip follow each other; the last strip, which may be narrow, comes last and evens the queue's end.
   func item(_ index: Int) -> Item {
-    let (strip, block) = (index / blocks, index % blocks)
+    let (strip, block) = sharesOutRows ? (index % strips, index / strips) : (index / blocks, index % blocks)
     return Item(
       rows: block * rowsPerBlock..<min((block + 1) * rowsPerBlock, rows),
       columns: strip * columnsPerStrip..<min((strip + 1) * columnsPerStrip, columns))

@@ -11,10 +11,8 @@ struct MatrixPass<Element: ComputeElement>: ParallelPass {
     let layout = MatrixWorkspace<Element>.Layout(self)
     guard var workspace = Workspace(bytes: layout.bytes, participant: participant) else { return }
     let state = MatrixWorkspace<Element>(layout, &workspace)
-    while let item = control.claim() {
+    while let item = control.claim(participant: participant) {
       compute(item: partition.item(item), state, control, participant: participant)
-      guard !control.isStopped else { return }
-      control.finish()
     }
   }
 

@@ -51,7 +51,7 @@ package struct StridedMatrix<Element: ComputeElement>: @unchecked Sendable {
 /// other rows, packs nothing. A is read where it is, one scalar at a time, if its rows lie along the depth, as those of
 /// activations and weights do; else (dY^T) a block is copied, because every step of the depth would touch another page.
 ///
-///     for each item (rows of C, strip of its columns):                       the threads' queue
+///     for each item (rows of C, strip of its columns):                       `WorkQueue`
 ///         for each block of the depth, up to 512:
 ///             for each 48 of the rows, for each panel of the strip:
 ///                 pack B[512][panel]                                         with the first 48 rows only
@@ -132,6 +132,6 @@ package struct MatrixProduct<Element: ComputeElement>: Sendable {
       panel: StripPanels<Element>.columns(isPacked: product.packedB != nil), widest: blocking.widest,
       threads: participants)
     var pass = MatrixPass(product: product, blocking: blocking, partition: partition, kernels: kernels)
-    try pass.run(items: partition.count, call.interruptCheck, participants: min(participants, partition.count))
+    try pass.run(partition.items, call.interruptCheck, participants: min(participants, partition.items.count))
   }
 }

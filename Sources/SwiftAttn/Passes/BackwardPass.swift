@@ -21,7 +21,7 @@ struct BackwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
     // Others do not wait for one that has claimed nothing.
     guard var workspace = Workspace(bytes: bytes, participant: participant) else { return }
     var state = BackwardWorkspace<Element>(plan.geometry, capacity, &workspace)
-    while let item = control.claim() {
+    while let item = control.claim(participant: participant) {
       switch partition.item(item) {
       case .wholeHead(let head):
         for index in 0..<partition.partition.blocksPerHead where !control.isStopped {
@@ -32,8 +32,6 @@ struct BackwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
         let task = BlockTask(head: head, index: index, turn: head - partition.wholeHeads)
         differentiate(task, &state, control, participant: participant)
       }
-      guard !control.isStopped else { return }
-      control.finish()
     }
   }
 

@@ -1,16 +1,25 @@
 import CSwiftAttnShims
 import Synchronization
 
-/// Work that any number of threads do together, drawing items from the control's counter.
+/// Work that any number of threads do together, drawing items from the control's queue.
 protocol ParallelPass: ~Copyable {
   func run(_ control: borrowing CallControl, participant: Int)
 }
 
 extension ParallelPass where Self: ~Copyable {
-  /// Does `items` items on so many threads, the calling one included. Mutating, though it changes nothing, so that the
+  /// Does the items on so many threads, the calling one included. Mutating, though it changes nothing, so that the
   /// pass, which is large, is shared where it is.
-  mutating func run(items: Int, _ check: InterruptCheck?, participants: Int) throws(AttentionError) {
-    let control = CallControl(items: items, check: check)
+  mutating func run(_ items: WorkItems, _ check: InterruptCheck?, participants: Int) throws(AttentionError) {
+    var counters = WorkQueue.Counters(repeating: 0)
+    try withUnsafeMutablePointer(to: &counters) { (counters) throws(AttentionError) in
+      let queue = WorkQueue(items, participants: participants, counting: counters)
+      let control = CallControl(queue, check: check)
+      run(control, participants: participants)
+      try control.conclude()
+    }
+  }
+
+  private mutating func run(_ control: borrowing CallControl, participants: Int) {
     withUnsafeMutablePointer(to: &self) { pass in
       withUnsafePointer(to: control) { control in
         let call = ParallelCall(pass: UnsafePointer(pass), control: control)
@@ -21,7 +30,6 @@ extension ParallelPass where Self: ~Copyable {
         }
       }
     }
-    try control.conclude()
   }
 }
 
@@ -35,29 +43,21 @@ private struct ParallelCall<Pass: ParallelPass & ~Copyable> {
 struct CallControl: ~Copyable {
   private static let pollNanoseconds: UInt64 = 5_000_000
 
-  private let next = Atomic<Int>(0)
-  private let finished = Atomic<Int>(0)
+  private let queue: WorkQueue
+  /// Interrupted: nothing else stops a call.
   private let stopped = Atomic<Bool>(false)
-  private let interrupted = Atomic<Bool>(false)
   /// Of a call that has somebody to ask; others do not read the clock.
   private let lastPoll: Atomic<UInt64>
-  private let count: Int
   private let check: InterruptCheck?
 
-  init(items: Int, check: InterruptCheck?) {
+  init(_ queue: consuming WorkQueue, check: InterruptCheck?) {
     lastPoll = Atomic(check == nil ? 0 : monotonicNanoseconds())
-    count = items
+    self.queue = queue
     self.check = check
   }
 
   /// The next item, nil when there are none left or the call is to stop.
-  func claim() -> Int? {
-    guard !isStopped else { return nil }
-    let item = next.add(1, ordering: .relaxed).oldValue
-    return item < count ? item : nil
-  }
-
-  func finish() { finished.add(1, ordering: .relaxed) }
+  func claim(participant: Int) -> Int? { isStopped ? nil : queue.claim(participant: participant) }
 
   var isStopped: Bool { stopped.load(ordering: .relaxed) }
 
@@ -75,14 +75,14 @@ struct CallControl: ~Copyable {
     guard now - lastPoll.load(ordering: .relaxed) >= Self.pollNanoseconds else { return }
     lastPoll.store(now, ordering: .relaxed)
     if check.isInterrupted(check.context) != 0 {
-      interrupted.store(true, ordering: .relaxed)
       stopped.store(true, ordering: .relaxed)
     }
   }
 
   /// What became of the call, once all threads have returned.
   func conclude() throws(AttentionError) {
-    if interrupted.load(ordering: .relaxed) { throw AttentionError(.interrupted, "the call was interrupted") }
-    guard finished.load(ordering: .relaxed) >= count else { throw .noMemory }
+    if isStopped { throw AttentionError(.interrupted, "the call was interrupted") }
+    // Who claims an item has the memory for it, and does it unless all are to stop.
+    guard queue.claim(participant: 0) == nil else { throw .noMemory }
   }
 }

@@ -16,15 +16,13 @@ struct ForwardPass<Element: ComputeElement>: ~Copyable, ParallelPass {
     let few =
       partition.rowsOfLastBlock <= plan.mostFewQueries
       ? FewQueriesWorkspace<Element>(plan.geometry, from: state.mark, &workspace) : nil
-    while let item = control.claim() {
+    while let item = control.claim(participant: participant) {
       state.rows.load(partition.forwardBlock(item), plan)
       if let few, state.rows.count <= Self.fewQueries {
         attendFew(few, &state, control, participant: participant)
       } else {
         attend(&state, control, participant: participant)
       }
-      guard !control.isStopped else { return }
-      control.finish()
     }
   }
 

@@ -40,7 +40,7 @@ struct PairSumPass<Element: ComputeElement>: ParallelPass {
   mutating func run(into view: TensorView, _ call: CallSettings) throws(AttentionError) {
     guard count > 0, columns > 0 else { return view.clear(as: Element.self) }
     let threads = call.participants(plan.geometry, items: count, Element.self)
-    try run(items: count, call.interruptCheck, participants: threads)
+    try run(WorkItems(shared: count), call.interruptCheck, participants: threads)
   }
 
   func run(_ control: borrowing CallControl, participant: Int) {
@@ -48,15 +48,13 @@ struct PairSumPass<Element: ComputeElement>: ParallelPass {
     let bytes = BackwardWorkspace<Element>.bytes(plan.geometry, capacity)
     guard var workspace = Workspace(bytes: bytes, participant: participant) else { return }
     var state = BackwardWorkspace<Element>(plan.geometry, capacity, &workspace)
-    while let item = control.claim() {
+    while let item = control.claim(participant: participant) {
       let head = item / blocksPerTarget % plan.geometry.headsQ
       let batch = item / blocksPerTarget / plan.geometry.headsQ
       if target.isFirst(batch: batch), target.head != 0 || head == 0 {
         let blocks = sharesRows ? 0..<blocksPerHead : item % blocksPerTarget..<item % blocksPerTarget + 1
         addSharing(batch: batch, head: head, blocks, &state, control, participant: participant)
       }
-      guard !control.isStopped else { return }
-      control.finish()
     }
   }
 

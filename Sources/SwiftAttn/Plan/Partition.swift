@@ -42,6 +42,12 @@ struct Partition: Sendable {
   /// block comes first: under a causal mask it costs the most, and dear items early keep the end of the queue even.
   var forwardCount: Int { heads * blocksPerHead }
 
+  /// Heads that share out evenly belong to one thread each; all draw the blocks of the others.
+  func forwardItems(threads: Int) -> WorkItems {
+    let owned = (heads - heads % threads) * blocksPerHead
+    return WorkItems(owned: owned, shared: forwardCount - owned)
+  }
+
   func forwardBlock(_ item: Int) -> RowBlock {
     block(head: item / blocksPerHead, index: blocksPerHead - 1 - item % blocksPerHead)
   }
@@ -61,7 +67,7 @@ struct BackwardPartition: Sendable {
   }
 
   var sharedHeads: Int { partition.heads - wholeHeads }
-  var count: Int { wholeHeads + sharedHeads * partition.blocksPerHead }
+  var items: WorkItems { WorkItems(owned: wholeHeads, shared: sharedHeads * partition.blocksPerHead) }
 
   enum Item: Equatable {
     case wholeHead(Int)

@@ -25,7 +25,7 @@ enum ThreadPool {
   /// as 1, 2, ..., each number once; returns when all that started have returned.
   ///
   /// Fewer may run than asked for: the pool is taken, a thread could not be created, or the caller was done before a
-  /// worker woke up. So bodies draw their work from a shared counter: any number of participants, even one, completes
+  /// worker woke up. So bodies draw their work from what they share: any number of participants, even one, completes
   /// it.
   ///
   /// `body` captures nothing: sharing a closure's captures would allocate, and what Swift cannot allocate ends the
