@@ -20,11 +20,12 @@ struct WorkItems: Equatable {
 /// works on was mostly written by itself, and is in its caches. Who has done its range goes on with those of others,
 /// and then with what is shared, so that threads end together however unevenly they were slowed down.
 ///
-/// What that gains depends on how far apart the caches are. Zen 4, two threads, a layer's forward and its forward +
-/// backward, against one counter for all: where they share the last level (the other's lines 31 ns away) 0 to 2 %; in
-/// spells in which the virtual machine has them on two (165 ns), (1, 128) 5 %, (8, 128) 4 and 2 %, (1, 512) 1 and 6 %.
-/// Larger machines have many such last levels. With more than two threads, which of them is which participant, and so
-/// has which range, may change from call to call.
+/// What that gains depends on how far apart the caches are. Zen 4, two threads, a layer of 512, against one counter for
+/// all: where they share the last level (the other's lines 31 ns away), 0 to 3 %; in spells in which the virtual
+/// machine has them on two (165 ns), forward 5 % at (1, 128), 4 at (8, 128) and 1 at (1, 512), of packed weights 4, 7
+/// and 4, forward + backward 4 at (8, 128) and 6 at (1, 512); but -1 and -4 % for one token. Larger machines have many
+/// such last levels. With more than two threads, which of them is which participant, and so has which range, may change
+/// from call to call.
 struct WorkQueue: ~Copyable {
   /// More threads than this share ranges.
   private static var mostRanges: Int { 8 }
