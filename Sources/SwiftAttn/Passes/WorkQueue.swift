@@ -27,10 +27,10 @@ struct WorkItems: Equatable {
 /// such last levels. With more than two threads, which of them is which participant, and so has which range, may change
 /// from call to call.
 struct WorkQueue: ~Copyable {
-  /// More threads than this share ranges.
-  private static var mostRanges: Int { 8 }
   /// Room for the counters, zero: atomics in an array of fixed length, which Embedded Swift cannot destroy.
   typealias Counters = InlineArray<9, Int>
+  /// More threads than this share ranges.
+  private static var mostRanges: Int { Counters.count - 1 }
 
   let count: Int
   /// None where one thread draws everything.
@@ -47,7 +47,7 @@ struct WorkQueue: ~Copyable {
     ranges = isDivided ? min(participants, Self.mostRanges) : 0
     itemsPerRange = isDivided ? items.owned / ranges : 0
     firstShared = isDivided ? items.owned : 0
-    drawn = UnsafeMutableRawPointer(counters).bindMemory(to: Atomic<Int>.self, capacity: Self.mostRanges + 1)
+    drawn = UnsafeMutableRawPointer(counters).bindMemory(to: Atomic<Int>.self, capacity: Counters.count)
   }
 
   /// The next item, nil when there are none left.

@@ -42,9 +42,11 @@ struct Partition: Sendable {
   /// block comes first: under a causal mask it costs the most, and dear items early keep the end of the queue even.
   var forwardCount: Int { heads * blocksPerHead }
 
-  /// Heads that share out evenly belong to one thread each; all draw the blocks of the others.
+  /// Heads that share out evenly, which one thread each has to itself; all draw the blocks of the others.
+  func wholeHeads(threads: Int) -> Int { heads - heads % threads }
+
   func forwardItems(threads: Int) -> WorkItems {
-    let owned = (heads - heads % threads) * blocksPerHead
+    let owned = wholeHeads(threads: threads) * blocksPerHead
     return WorkItems(owned: owned, shared: forwardCount - owned)
   }
 
@@ -63,7 +65,7 @@ struct BackwardPartition: Sendable {
   /// Without key and value gradients (`sumsOverRows`) no block waits for another, so heads need not be kept whole.
   init(_ partition: Partition, threads: Int, sumsOverRows: Bool) {
     self.partition = partition
-    wholeHeads = sumsOverRows ? partition.heads - partition.heads % threads : 0
+    wholeHeads = sumsOverRows ? partition.wholeHeads(threads: threads) : 0
   }
 
   var sharedHeads: Int { partition.heads - wholeHeads }
